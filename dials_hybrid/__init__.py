@@ -1,0 +1,3 @@
+"""Dynamical refinement of 3D electron diffraction data, as a plugin for DIALS."""
+
+from __future__ import annotations

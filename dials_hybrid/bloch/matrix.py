@@ -1,0 +1,65 @@
+r"""The structure matrix A of a segment.
+
+    A_gg = 2 K S_g M_g^2,     A_gh = U_{g-h} M_g M_h,     M_g = 1 / sqrt(1 + g.n / K_n)
+
+The factors M_g keep A Hermitian when g has a component along the surface normal n (here the beam);
+they differ from 1 by |g|^2 / (4 K^2) < 1e-3 and are taken at the middle of the segment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DifferenceTable:
+    """Numbers the vectors g - h of all pairs of beams, so that U can be looked up."""
+
+    hkl: Tensor  # (D, 3)
+    index: Tensor  # (box) position in `hkl`
+    limit: Tensor  # (3,) half widths of the box
+
+    @classmethod
+    def of_beams(cls, beam_sets: list[Tensor]) -> DifferenceTable:
+        """The table of all differences within each set of Miller indices (N, 3)."""
+        limit = 2 * torch.stack([hkl.abs().amax(0) for hkl in beam_sets]).amax(0)
+        shape = (2 * limit + 1).tolist()
+        wanted = torch.zeros(shape, dtype=torch.bool, device=limit.device).flatten()
+        for hkl in beam_sets:
+            wanted[_flat_index(hkl[:, None] - hkl[None, :], limit).flatten()] = True
+        index = torch.full_like(wanted, -1, dtype=torch.long)
+        index[wanted] = torch.arange(int(wanted.sum()), device=limit.device)
+        hkl = torch.stack(torch.unravel_index(wanted.nonzero().flatten(), shape), -1) - limit
+        return cls(hkl=hkl, index=index, limit=limit)
+
+    def of_pairs(self, hkl: Tensor) -> Tensor:
+        """Positions (N, N) of g - h for the beams g (row) and h (column) of `hkl` (N, 3)."""
+        return self.index[_flat_index(hkl[:, None] - hkl[None, :], self.limit)]
+
+
+def _flat_index(hkl: Tensor, limit: Tensor) -> Tensor:
+    i, j, k = (hkl + limit).unbind(-1)
+    width = 2 * limit + 1
+    return (i * width[1] + j) * width[2] + k
+
+
+def symmetrisation(r: Tensor, beam: Tensor, wave_number: float) -> Tensor:
+    """M_g (N,) for reciprocal-lattice vectors r (N, 3) [1/A] and the unit vector of the beam."""
+    return 1.0 / torch.sqrt(1.0 + (r @ beam) / wave_number)
+
+
+def coupling(u: Tensor, pairs: Tensor, m: Tensor) -> Tensor:
+    """Off-diagonal part of A (..., N, N) [1/A^2], zero on the diagonal.
+
+    U_0 only shifts the phase of all beams alike and is part of the wave number.
+
+    Args:
+        u: U_g of the difference table (..., D) [1/A^2].
+        pairs: positions of g - h in that table (N, N).
+        m: M_g (N,).
+    """
+    a = u[..., pairs] * (m[:, None] * m[None, :])
+    return a - torch.diag_embed(torch.diagonal(a, dim1=-2, dim2=-1))

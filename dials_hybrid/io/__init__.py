@@ -1,0 +1,1 @@
+"""The border to DIALS and cctbx: everything that is read and written."""

@@ -1,0 +1,158 @@
+"""CIF of a refined structure, with standard uncertainties (core CIF dictionary)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cctbx import xray
+from cctbx.array_family import flex
+from iotbx.cif import model
+
+from dials_hybrid.data import ATOM_PARAMETERS
+from dials_hybrid.io.atomic import atomic_write
+from dials_hybrid.io.constraints import Constraints
+
+SCATTERING_SOURCE = (
+    "Peng, Ren, Dudarev & Whelan (1996), Acta Cryst. A52, 257-276 "
+    "(International Tables Vol. C, Table 4.3.2.2)"
+)
+
+_WIDTH = len(ATOM_PARAMETERS)
+# The first column of the parameter table and the number of columns of each entry of cctbx's
+# parameter map.
+_COLUMNS = {
+    "site": (0, 3),
+    "u_iso": (ATOM_PARAMETERS.index("uiso"), 1),
+    "u_aniso": (ATOM_PARAMETERS.index("u11"), 6),
+    "occupancy": (ATOM_PARAMETERS.index("occ"), 1),
+}
+
+
+def structure_cif_block(
+    structure: xray.structure, covariance: np.ndarray, constraints: Constraints
+) -> model.block:
+    """Cell, symmetry and atoms of a refined structure.
+
+    Values that are refined carry an s.u., values fixed by symmetry or by choice do not; the s.u. of
+    U_eq is propagated from the U_ij with their correlations.
+
+    Args:
+        structure: Refined, with the refinement flags of `prepare_structure`.
+        covariance: Variance-covariance matrix (n_independent, n_independent) of the independent
+            parameters.
+        constraints: The constraints under which they were refined.
+
+    Raises:
+        ValueError: The covariance has another shape or is not finite.
+    """
+    n = len(constraints.names)
+    if covariance.shape != (n, n) or not np.isfinite(covariance).all():
+        raise ValueError(f"the covariance must be a finite matrix of {n} x {n} numbers")
+    block = structure.as_cif_block(
+        covariance_matrix=_cctbx_covariance(structure, covariance, constraints),
+        format="coreCIF",
+    )
+    _write_cell(block, structure)
+    _shorten_fixed_coordinates(block)
+    _replace_atom_types(block, structure)
+    return block
+
+
+def _cctbx_covariance(
+    structure: xray.structure, covariance: np.ndarray, constraints: Constraints
+) -> flex.double:
+    """The covariance of the parameters flagged as refined, in cctbx's order (packed upper)."""
+    columns = _refined_columns(structure)
+    # J^T C J as a sum of squares: rounding must not leave a variance below zero, as it may where
+    # a free origin is projected out.
+    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+    root = constraints.jacobian.numpy()[:, columns].T @ (vectors * np.sqrt(values.clip(min=0)))
+    return flex.double(root @ root.T).matrix_symmetric_as_packed_u()
+
+
+def _refined_columns(structure: xray.structure) -> list[int]:
+    """Column of the flattened parameter table for each parameter of cctbx's parameter map."""
+    parameter_map = structure.parameter_map()
+    columns = [0] * parameter_map.n_parameters
+    for i in range(structure.scatterers().size()):
+        for name, (first, width) in _COLUMNS.items():
+            start = getattr(parameter_map[i], name)
+            if start >= 0:  # else not refined
+                column = _WIDTH * i + first
+                columns[start : start + width] = range(column, column + width)
+    return columns
+
+
+def _write_cell(block: model.block, structure: xray.structure) -> None:
+    """Write the cell with enough digits for the U_ij to be read back."""
+    names = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
+    for name, value in zip(names, structure.unit_cell().parameters(), strict=True):
+        block[f"_cell_{name}"] = f"{value:.5f}"
+
+
+def _shorten_fixed_coordinates(block: model.block) -> None:
+    """Print coordinates without s.u. as 0.666667, not as 0.6666666666666666."""
+    loop = block.get_loop("_atom_site")
+    for name in ("_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z"):
+        loop[name] = flex.std_string(value if "(" in value else f"{float(value):.6f}" for value in loop[name])
+
+
+def _replace_atom_types(block: model.block, structure: xray.structure) -> None:
+    """cctbx gives electron scattering factors an X-ray reference, or leaves the loop out."""
+    if block.get_loop("_atom_type") is not None:
+        del block["_atom_type"]
+    elements = sorted(set(structure.scatterers().extract_scattering_types()))
+    block.add_loop(
+        model.loop(
+            data={
+                "_atom_type_symbol": elements,
+                "_atom_type_scat_source": [SCATTERING_SOURCE] * len(elements),
+            }
+        )
+    )
+
+
+def refinement_items(block: model.block, items: Mapping[str, object]) -> None:
+    """Add single items to a block, in place: {"_refine_ls_R_factor_gt": 0.0831, ...}.
+
+    None is written as "?" (unknown). Floats are written with six significant digits: give a string
+    for any other format.
+
+    Raises:
+        ValueError: A key is not a data name.
+    """
+    for name, value in items.items():
+        if not re.fullmatch(r"_[!-~]+", name):
+            raise ValueError(f"{name!r} is not a CIF data name")
+        block[name] = _item(value)
+
+
+def _item(value: object) -> str:
+    if value is None:
+        return "?"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value).encode("ascii", errors="replace").decode("ascii").strip()
+    reserved = re.match(r"(data|save|loop|stop|global)_", text, re.IGNORECASE)
+    if re.fullmatch(r"[\w.()+-]+|\?", text) and not reserved:
+        return text
+    if not re.search(r"['\n]", text):
+        return f"'{text}'"
+    # A text field ends at a line that starts with a semicolon.
+    return "\n;\n" + text.replace("\n;", "\n ;") + "\n;\n"
+
+
+def write_cif(filename: str | Path, blocks: Mapping[str, model.block]) -> None:
+    """Write data blocks {name: block} to a file, completely or not at all.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    names = {name: re.sub(r"[^\w.-]", "_", name, flags=re.ASCII) or "structure" for name in blocks}
+    cif = model.cif({names[name]: block for name, block in blocks.items()})
+    with atomic_write(filename) as path:
+        path.write_text(str(cif), encoding="ascii")

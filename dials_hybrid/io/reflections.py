@@ -1,0 +1,197 @@
+"""Intensities from DIALS: reflection tables to observations, and calculated intensities back.
+
+Every row of a table becomes an observation or is counted with the reason why not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dials.array_family import flex
+
+from dials_hybrid.data import Observations, RockingSteps
+from dials_hybrid.io.experiments import Sweep
+
+_UNUSABLE = (
+    "dont_integrate",
+    "bad_for_scaling",
+    "user_excluded_in_scaling",
+    "outlier_in_scaling",
+    "overloaded",
+)
+
+
+class Rejections:
+    """Counts rows by the first reason that rejects them."""
+
+    def __init__(self, n_rows: int):
+        self.kept = np.ones(n_rows, dtype=bool)
+        self.counts: dict[str, int] = {}
+
+    def reject(self, mask: np.ndarray, reason: str) -> None:
+        """Reject the rows still kept where `mask` (n_rows,) is true."""
+        mask = mask & self.kept
+        if mask.any():
+            self.counts[reason] = self.counts.get(reason, 0) + int(mask.sum())
+            self.kept &= ~mask
+
+
+def intensities(table: flex.reflection_table, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Raw intensities and their variances (n_rows,); variance <= 0 where there is none.
+
+    Args:
+        column: "profile" (profile-fitted, the summed one where fitting failed) or "sum".
+
+    Raises:
+        ValueError: the table has not been integrated.
+    """
+    if "intensity.sum.value" not in table or "intensity.sum.variance" not in table:
+        raise ValueError("the reflection table has no column intensity.sum.value: run dials.integrate first")
+    value, variance = (_numpy(table[f"intensity.sum.{part}"]) for part in ("value", "variance"))
+    summed = _flagged(table, "integrated_sum")
+    variance = np.where(summed, variance, -1.0)
+    if column == "profile" and "intensity.prf.value" in table:
+        fitted_value, fitted_variance = (
+            _numpy(table[f"intensity.prf.{part}"]) for part in ("value", "variance")
+        )
+        fitted = _flagged(table, "integrated_prf") & (fitted_variance > 0.0)
+        value = np.where(fitted, fitted_value, value)
+        variance = np.where(fitted, fitted_variance, variance)
+    if not (variance > 0.0).any():
+        raise ValueError("the reflection table has no integrated intensities: run dials.integrate first")
+    return value, variance
+
+
+def read_observations(
+    table: flex.reflection_table,
+    sweeps: list[Sweep],
+    steps: RockingSteps,
+    *,
+    column: str,
+    half_width: list[float],
+    min_partiality: float,
+    min_zeta: float,
+    d_min: float | None,
+    d_max: float | None,
+) -> tuple[Observations, Rejections]:
+    """The usable reflections of a table.
+
+    Args:
+        table: rows of all experiments, `id` counting them as `sweeps` does.
+        sweeps: geometry of each experiment.
+        steps: the rocking steps of all of them.
+        column: see `intensities`.
+        half_width: half the width of a rocking curve at |zeta| = 1, of each experiment [degree].
+        min_partiality: smallest part of the rocking curve inside the scan.
+        min_zeta: smallest |zeta|.
+        d_min: resolution limits [A].
+        d_max: resolution limits [A].
+
+    Raises:
+        ValueError: a column is missing or no row is left.
+    """
+    for name in ("miller_index", "id", "xyzcal.px", "partiality", "zeta", "flags"):
+        if name not in table:
+            raise ValueError(f"the reflection table has no column {name}: run dials.integrate first")
+    value, variance = intensities(table, column)
+    hkl = _numpy(table["miller_index"].as_vec3_double()).round().astype(np.int64)
+    crystal = _numpy(table["id"]).astype(np.int64)
+    z = _numpy(table["xyzcal.px"])[:, 2]
+    zeta, partiality = np.abs(_numpy(table["zeta"])), _numpy(table["partiality"])
+    d = _numpy(table["d"]) if "d" in table else None
+
+    rows = Rejections(len(table))
+    rows.reject((hkl == 0).all(1), "not indexed")
+    rows.reject((crystal < 0) | (crystal >= len(sweeps)), "of no experiment")
+    finite = np.isfinite(value) & np.isfinite(variance) & np.isfinite(z) & np.isfinite(zeta)
+    rows.reject(~finite, "intensity or position is not a number")
+    rows.reject(~(variance > 0.0), "not integrated")
+    for flag in _UNUSABLE:
+        rows.reject(_flagged(table, flag), f"flagged {flag}")
+    rows.reject(~(partiality >= min_partiality), "partially recorded")
+    rows.reject(~(zeta >= min_zeta), "too close to the rotation axis")
+    if d is not None and d_min is not None:
+        rows.reject(d < d_min, "beyond d_min")
+    if d is not None and d_max is not None:
+        rows.reject(d > d_max, "beyond d_max")
+
+    safe = np.where((crystal >= 0) & (crystal < len(sweeps)), crystal, 0)
+    first, last, angle = _windows(sweeps, steps, safe, z, np.array(half_width)[safe] / zeta.clip(1e-3))
+    rows.reject(last <= first, "outside the scan")
+    if not rows.kept.any():
+        raise ValueError(f"no reflection is left of {len(table)}: {_counts(rows.counts)}")
+    kept = np.flatnonzero(rows.kept)
+    observations = Observations(
+        hkl=torch.as_tensor(hkl[kept]),
+        intensity=torch.as_tensor(value[kept]),
+        sigma=torch.as_tensor(np.sqrt(variance[kept])),
+        first=torch.as_tensor(first[kept]),
+        last=torch.as_tensor(last[kept]),
+        crystal=torch.as_tensor(crystal[kept]),
+        angle=torch.as_tensor(angle[kept]),
+        row=torch.as_tensor(kept),
+        free=torch.zeros(len(kept), dtype=torch.bool),
+    )
+    return observations, rows
+
+
+def _windows(sweeps, steps: RockingSteps, crystal, z, half_width):
+    """First and last step and scan angle of each row's rocking curve."""
+    first, last = np.zeros((2, len(z)), dtype=np.int64)
+    angle = np.zeros(len(z))
+    for index, sweep in enumerate(sweeps):
+        own = crystal == index
+        at = np.flatnonzero((steps.crystal == index).numpy())
+        step_angle = steps.angle.numpy()[at]
+        rising = step_angle if sweep.width > 0 else step_angle[::-1]
+        centre = sweep.angle(z[own])
+        low = np.searchsorted(rising, centre - half_width[own])
+        high = np.searchsorted(rising, centre + half_width[own])
+        if sweep.width < 0:
+            low, high = len(at) - high, len(at) - low
+        first[own], last[own], angle[own] = at[0] + low, at[0] + high, centre
+    return first, last, angle
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in counts.items())
+
+
+def _numpy(column) -> np.ndarray:
+    return column.as_numpy_array()
+
+
+def _flagged(table: flex.reflection_table, flag: str) -> np.ndarray:
+    return table.get_flags(getattr(table.flags, flag)).as_numpy_array()
+
+
+def output_table(
+    table: flex.reflection_table, row: np.ndarray, intensity: np.ndarray, scale: np.ndarray
+) -> flex.reflection_table:
+    """The input rows with calculated intensities, shoeboxes left out.
+
+    Adds `intensity.dyn.value` (on the scale of the data) and `intensity.dyn.scale`, zero where a row
+    was not used, and the flags `used_in_refinement` and `excluded_for_refinement`.
+
+    Args:
+        row: rows used (M,).
+        intensity: calculated intensities (M,).
+        scale: their scale (M,).
+    """
+    table = table.copy()
+    if "shoebox" in table:
+        del table["shoebox"]
+    used = np.zeros(len(table), dtype=bool)
+    used[row] = True
+    for name, values in (("value", intensity), ("scale", scale)):
+        column = np.zeros(len(table))
+        column[row] = values
+        table[f"intensity.dyn.{name}"] = flex.double(column)
+    everything = flex.bool(len(table), True)
+    mask = flex.bool(used)
+    for flag, rows in (("used_in_refinement", mask), ("excluded_for_refinement", ~mask)):
+        bit = getattr(table.flags, flag)
+        table.unset_flags(everything, bit)
+        table.set_flags(rows, bit)
+    return table

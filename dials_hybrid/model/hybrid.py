@@ -1,0 +1,180 @@
+"""All blocks together: calculated intensities and their Jacobian.
+
+    I_calc(obs) = scale(obs) sum_k w_k(obs) sum_t p(t | obs) I_g(k, t)
+
+The intensity is linear in p(t) and in the scale, so thickness, scale and error model need no wave
+propagation of their own: the sums at the nodes of the thickness grid feed them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+
+from dials_hybrid.data import Dataset
+from dials_hybrid.model.crystal import Crystal
+from dials_hybrid.model.orientation import Orientation
+from dials_hybrid.model.scale import Scale
+from dials_hybrid.model.simulation import BeamPolicy, RockingSums, Simulation
+from dials_hybrid.model.thickness import Thickness, conditions
+
+BLOCKS = ("crystal", "orientation", "thickness", "scale")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Calculated intensities at one point of parameter space."""
+
+    intensity: Tensor  # (M,) on the scale of the data
+    scale: Tensor  # (M,)
+    thickness_weights: Tensor  # (M, T)
+    sums: RockingSums
+    jacobian: Tensor | None = None  # (M, P)
+
+
+class Hybrid(nn.Module):
+    """The joint model of a dataset.
+
+    Its parameters, as one vector, are those of `crystal`, `orientation`, `thickness` (one model a
+    crystal) and `scale`, in this order.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        crystal: Crystal,
+        orientation: Orientation,
+        thickness: list[Thickness],
+        scale: Scale,
+        policy: BeamPolicy,
+        *,
+        nproc: int = 1,
+        dtype: torch.dtype = torch.float64,
+    ):
+        super().__init__()
+        self.dataset = dataset
+        self.policy = policy
+        self.nproc = nproc
+        self.dtype = dtype
+        self.crystal = crystal
+        self.orientation = orientation
+        self.thickness = nn.ModuleList(thickness)
+        self.scale = scale
+        self.register_buffer("conditions", self._conditions())
+        self.update_beams()
+
+    @property
+    def grid(self):
+        return self.thickness[0].grid
+
+    def _conditions(self) -> Tensor:
+        steps, observations = self.dataset.steps, self.dataset.observations
+        middle = (observations.first + observations.last) // 2
+        limits = float(steps.angle.min()), float(steps.angle.max())
+        beam = steps.beam[observations.crystal]
+        return conditions(observations.angle, steps.basis[middle], beam, limits)
+
+    @torch.no_grad()
+    def update_beams(self) -> None:
+        """Choose the beams anew, for the present orientation."""
+        atoms = self.crystal.atoms()
+        origin = torch.zeros(1, 3, dtype=torch.long, device=atoms.cell.device)
+        u_0 = self.crystal.potential(origin, self.dataset.wavelength, False).u
+        self.simulation = Simulation(
+            self.dataset,
+            atoms,
+            self.orientation.basis(self.dataset.steps),
+            self.policy,
+            mean_inner_potential=float(u_0.real),
+            nproc=self.nproc,
+            dtype=self.dtype,
+        )
+
+    def slices(self) -> dict[str, slice]:
+        """Where each block stands in the parameter vector."""
+        result, start = {}, 0
+        for name in BLOCKS:
+            stop = start + sum(p.numel() for p in getattr(self, name).parameters())
+            result[name] = slice(start, stop)
+            start = stop
+        return result
+
+    def vector(self) -> Tensor:
+        """All parameters (P,)."""
+        return nn.utils.parameters_to_vector(self.parameters()).detach().clone()
+
+    def load_vector(self, x: Tensor) -> None:
+        nn.utils.vector_to_parameters(x, self.parameters())
+
+    def prior(self) -> tuple[Tensor, Tensor]:
+        """Centre and standard deviation (infinite: free) of the prior on each parameter."""
+        structure = torch.zeros_like(self.crystal.shifts)
+        priors = [(structure, torch.full_like(structure, torch.inf)), self.orientation.prior()]
+        priors += [model.prior() for model in self.thickness] + [self.scale.prior()]
+        centre, sigma = (torch.cat(parts).detach() for parts in zip(*priors))
+        return centre, sigma
+
+    @torch.no_grad()
+    def thickness_weights(self) -> Tensor:
+        """p(t) at the grid's nodes for each observation (M, T)."""
+        crystal = self.dataset.observations.crystal
+        weights = torch.zeros(
+            len(crystal), len(self.grid), dtype=self.conditions.dtype, device=crystal.device
+        )
+        for index, model in enumerate(self.thickness):
+            own = crystal == index
+            weights[own] = model(self.conditions[own])
+        return weights
+
+    @torch.no_grad()
+    def evaluate(self, derivatives: bool = False) -> Evaluation:
+        """Intensities, with the Jacobian by all parameters if asked for."""
+        steps = self.dataset.steps
+        potential = self.crystal.potential(self.simulation.table.hkl, self.dataset.wavelength, derivatives)
+        basis = self.orientation.basis(steps)
+        weights, scale = self.thickness_weights(), self.scale()
+        if not derivatives:
+            sums = self.simulation.run(potential, basis, self.grid.nodes)
+            return Evaluation(scale * (weights * sums.intensity).sum(1), scale, weights, sums)
+        sums = self.simulation.differentiate(
+            potential,
+            basis,
+            self.orientation.axes,
+            self.orientation.design_matrix(),
+            self.grid.nodes,
+            weights,
+        )
+        intensity = scale * (weights * sums.intensity).sum(1)
+        jacobian = torch.cat(
+            [
+                scale[:, None] * sums.by_structure,
+                scale[:, None] * sums.by_orientation,
+                scale[:, None] * self._by_thickness(sums.intensity),
+                intensity[:, None] * self.scale.design_matrix,
+            ],
+            dim=1,
+        )
+        return Evaluation(intensity, scale, weights, sums, jacobian)
+
+    def _by_thickness(self, sums: Tensor) -> Tensor:
+        """Derivatives (M, P'') of sum_t p_t I_t by the parameters of the thickness models."""
+        crystal = self.dataset.observations.crystal
+        columns = []
+        for index, model in enumerate(self.thickness):
+            own = crystal == index
+            parameters = dict(model.named_parameters())
+
+            def average(parameters, conditions, sums, model=model):
+                return (functional_call(model, parameters, (conditions,)) * sums).sum()
+
+            gradient = vmap(jacrev(average), in_dims=(None, 0, 0))(
+                parameters, self.conditions[own], sums[own]
+            )
+            block = torch.cat([gradient[name].reshape(int(own.sum()), -1) for name in parameters], dim=1)
+            column = sums.new_zeros(len(sums), block.shape[1])
+            column[own] = block.detach()
+            columns.append(column)
+        return torch.cat(columns, dim=1)

@@ -1,0 +1,201 @@
+"""The sums over rocking steps: from a potential and orientations to intensities at each thickness.
+
+This is where the time goes. Segments are independent; they are shared out to `nproc` threads with
+one PyTorch thread each, and added up in their own order, so that the number of threads changes
+nothing in the result.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dials_hybrid.bloch.beams import (
+    Segment,
+    cut_segments,
+    reflections_within,
+    without_lattice_absences,
+)
+from dials_hybrid.bloch.electron import wave_number
+from dials_hybrid.bloch.matrix import DifferenceTable
+from dials_hybrid.bloch.propagate import (
+    Potential,
+    SegmentTask,
+    segment_derivatives,
+    segment_intensities,
+)
+from dials_hybrid.data import AtomicModel, Dataset
+
+
+@dataclass(frozen=True)
+class BeamPolicy:
+    """Which beams take part and how the scan is cut."""
+
+    g_max: float  # [1/A]
+    sg_max: float  # [1/A]
+    segment_length: int = 8  # rocking steps
+
+
+@dataclass(frozen=True)
+class RockingSums:
+    """I_g of every observation, summed over its window."""
+
+    intensity: Tensor  # (M, T)
+    by_structure: Tensor | None = None  # (M, P)
+    by_orientation: Tensor | None = None  # (M, P')
+
+
+class Simulation:
+    """Beams and windows of a dataset, fixed until the orientation changes noticeably.
+
+    Args:
+        dataset: what was measured.
+        atoms: for cell, symmetry and the mean inner potential.
+        basis: (K, 3, 3) reciprocal basis of each step with the present tilts [1/A].
+        policy: beam selection.
+        mean_inner_potential: U_0 [1/A^2].
+        nproc: threads.
+        dtype: floating-point precision of the propagation.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        atoms: AtomicModel,
+        basis: Tensor,
+        policy: BeamPolicy,
+        *,
+        mean_inner_potential: float,
+        nproc: int = 1,
+        dtype: torch.dtype = torch.float64,
+    ):
+        self.steps = dataset.steps
+        self.wavelength = dataset.wavelength
+        self.wave_number = wave_number(dataset.wavelength, mean_inner_potential)
+        self.n_observations = len(dataset.observations)
+        self.nproc = nproc
+        self.dtype = dtype
+        steps = dataset.steps
+        candidates = without_lattice_absences(
+            reflections_within(atoms.cell, policy.g_max), atoms.rotations, atoms.translations
+        )
+        segments = cut_segments(
+            basis,
+            steps.beam[steps.crystal],
+            steps.crystal,
+            candidates,
+            wave_number=self.wave_number,
+            sg_max=policy.sg_max,
+            length=policy.segment_length,
+        )
+        self.table = DifferenceTable.of_beams([segment.hkl for segment in segments])
+        tasks = (self._task(segment, dataset) for segment in segments)
+        self.tasks = [task for task in tasks if len(task.rows)]
+
+    def _task(self, segment: Segment, dataset: Dataset) -> SegmentTask:
+        observations, steps = dataset.observations, dataset.steps
+        overlap = (
+            (observations.first < segment.last)
+            & (observations.last > segment.first)
+            & (observations.crystal == segment.crystal)
+        )
+        rows = overlap.nonzero().flatten()
+        same = (observations.hkl[rows, None] == segment.hkl[None]).all(-1)
+        rows, beams = rows[same.any(1)], same.long().argmax(1)[same.any(1)]
+        step = torch.arange(segment.first, segment.last, device=rows.device)
+        inside = (step >= observations.first[rows, None]) & (step < observations.last[rows, None])
+        window = inside * steps.weight[segment.first : segment.last]
+        return SegmentTask(segment, self.table.of_pairs(segment.hkl), rows, beams, window.to(self.dtype))
+
+    @property
+    def n_beams(self) -> list[int]:
+        """Number of beams of each segment."""
+        return [len(task.segment.hkl) for task in self.tasks]
+
+    def covered(self) -> Tensor:
+        """(M,) bool: the observation is a beam in at least one step of its window."""
+        covered = torch.zeros(self.n_observations, dtype=torch.bool, device=self.steps.weight.device)
+        for task in self.tasks:
+            covered[task.rows] = True
+        return covered
+
+    def run(self, potential: Potential, basis: Tensor, thickness: Tensor) -> RockingSums:
+        """Intensities (M, T) at thicknesses (T,) [A] for orientations `basis` (K, 3, 3)."""
+        potential, basis, thickness = self._cast(potential, basis, thickness)
+
+        def work(task):
+            part = slice(task.segment.first, task.segment.last)
+            beam = self.steps.beam[task.segment.crystal].to(self.dtype)
+            return segment_intensities(task, basis[part], beam, potential, thickness, self.wave_number)
+
+        total = thickness.new_zeros(self.n_observations, len(thickness), dtype=self.steps.weight.dtype)
+        for task, sums in self._map(work):
+            total[task.rows] += sums.intensity
+        return RockingSums(total)
+
+    def differentiate(
+        self,
+        potential: Potential,
+        basis: Tensor,
+        axes: Tensor,
+        tilt_design: Tensor,
+        thickness: Tensor,
+        p: Tensor,
+    ) -> RockingSums:
+        """`run`, with derivatives of the intensities averaged over thickness.
+
+        Args:
+            axes: tilt axes of each step (K, 1, 3).
+            tilt_design: d(tilt) / d(orientation parameter) (K, P') [radian].
+            p: thickness weights of each observation (M, T).
+        """
+        potential, basis, thickness = self._cast(potential, basis, thickness)
+        axes, p, design = (tensor.to(self.dtype) for tensor in (axes, p, tilt_design))
+
+        def work(task):
+            part = slice(task.segment.first, task.segment.last)
+            beam = self.steps.beam[task.segment.crystal].to(self.dtype)
+            sums = segment_derivatives(
+                task,
+                basis[part],
+                beam,
+                axes[part],
+                potential,
+                thickness,
+                p[task.rows],
+                self.wave_number,
+            )
+            return sums.intensity, sums.by_structure, sums.by_tilt[..., 0] @ design[part]
+
+        dtype = self.steps.weight.dtype
+        widths = (len(thickness), len(potential.derivatives), tilt_design.shape[1])
+        totals = [thickness.new_zeros(self.n_observations, n, dtype=dtype) for n in widths]
+        for task, sums in self._map(work):
+            for total, part in zip(totals, sums):
+                total[task.rows] += part
+        return RockingSums(*totals)
+
+    def _cast(self, potential: Potential, basis: Tensor, thickness: Tensor):
+        complex_type = torch.complex128 if self.dtype == torch.float64 else torch.complex64
+        derivatives = potential.derivatives
+        if derivatives is not None:
+            derivatives = derivatives.to(complex_type)
+        cast = Potential(potential.u.to(complex_type), derivatives)
+        return cast, basis.to(self.dtype), thickness.to(self.dtype)
+
+    def _map(self, work):
+        """(task, work(task)) of all tasks in order, computed by `nproc` threads."""
+
+        def quiet(task):
+            with torch.no_grad():
+                return work(task)
+
+        if self.nproc == 1:
+            for task in self.tasks:
+                yield task, quiet(task)
+            return
+        with ThreadPoolExecutor(self.nproc, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from zip(self.tasks, pool.map(quiet, self.tasks))

@@ -1,0 +1,77 @@
+"""The layout: who may import what (dependencies point one way), and what libtbx asks of command_line."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "dials_hybrid"
+CCTBX = {"boost_adaptbx", "cctbx", "dials", "dxtbx", "iotbx", "libtbx", "scitbx", "smtbx"}
+PARTS = {"algorithm", "bloch", "data", "io", "model", "phil", "refine", "report"}
+
+# part -> (other parts of this package, packages of others); the standard library is free
+ALLOWED = {
+    "data": (set(), {"numpy", "torch"}),
+    "bloch": ({"data"}, {"numpy", "torch"}),
+    "model": ({"bloch", "data"}, {"numpy", "scipy", "torch"}),
+    "refine": ({"model", "bloch", "data"}, {"numpy", "scipy", "torch"}),
+    "io": ({"data"}, CCTBX | {"numpy", "scipy", "torch"}),
+    "report": (set(), {"jinja2", "numpy"}),
+    "phil": (set(), {"libtbx"}),
+    "algorithm": ({"io", "refine", "report", "model", "data", "phil"}, {"dials", "libtbx", "numpy", "torch"}),
+    "command_line": (PARTS, CCTBX | {"numpy", "torch"}),
+    "__init__": (PARTS, set()),
+}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+COMMANDS = [path for path in MODULES if path.parent.name == "command_line" and path.name != "__init__.py"]
+
+
+def imported(path: Path) -> set[str]:
+    """Full dotted names of all that the file imports, wherever in the file."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            base += [node.module] if node.module else []
+            names |= {".".join([*base, alias.name]) for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    part = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    assert part in ALLOWED, f"{part} is not in the layout: give it a row in this test"
+    own, others = ALLOWED[part]
+    for name in imported(path):
+        top, _, rest = name.partition(".")
+        if top == "dials_hybrid":
+            other = rest.partition(".")[0]
+            assert other == part != "command_line" or other in own, f"{part} must not import {name}"
+        else:
+            assert top in others or top in sys.stdlib_module_names, f"{part} must not import {name}"
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=lambda path: path.name)
+def test_folders_are_packages(folder):
+    assert (folder / "__init__.py").is_file(), "setup.py installs only packages"
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
+def test_commands_are_seen_by_libtbx_and_by_pip(path):
+    text = path.read_text(encoding="utf-8")
+    name = re.search(r"LIBTBX_SET_DISPATCHER_NAME (\S+)", text[:1000])
+    assert name, "libtbx looks for the name of the command in the first 1000 characters"
+    assert 'if __name__ == "__main__":\n    run()' in text, "libtbx runs the file as a script"
+    assert path.stem not in sys.stdlib_module_names | {"torch", "numpy"}, (
+        "the script's folder comes first in sys.path"
+    )
+    script = f'"{name[1]}=dials_hybrid.command_line.{path.stem}:run"'
+    assert script in (ROOT / "setup.py").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dials_hybrid"
 CCTBX = {"boost_adaptbx", "cctbx", "dials", "dxtbx", "iotbx", "libtbx", "scitbx", "smtbx"}
-PARTS = {"algorithm", "bloch", "data", "io", "model", "phil", "refine", "report"}
+PARTS = {"algorithm", "bloch", "data", "io", "model", "phil", "refine", "report", "result"}
 
 # part -> (other parts of this package, packages of others); the standard library is free
 ALLOWED = {
@@ -21,9 +21,13 @@ ALLOWED = {
     "model": ({"bloch", "data"}, {"numpy", "scipy", "torch"}),
     "refine": ({"model", "bloch", "data"}, {"numpy", "scipy", "torch"}),
     "io": ({"data"}, CCTBX | {"numpy", "scipy", "torch"}),
-    "report": (set(), {"jinja2", "numpy"}),
+    "report": (set(), {"jinja2", "numpy", "tabulate"}),
+    "result": ({"io", "refine", "data"}, {"numpy", "torch"}),
     "phil": (set(), {"libtbx"}),
-    "algorithm": ({"io", "refine", "report", "model", "data", "phil"}, {"dials", "libtbx", "numpy", "torch"}),
+    "algorithm": (
+        {"io", "refine", "report", "result", "model", "data", "phil"},
+        {"dials", "dxtbx", "libtbx", "numpy", "torch"},
+    ),
     "command_line": (PARTS, CCTBX | {"numpy", "torch"}),
     "__init__": (PARTS, set()),
 }

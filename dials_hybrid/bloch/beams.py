@@ -74,7 +74,7 @@ def cut_segments(
     origin = torch.zeros_like(hkl[:1])
     boundaries = (torch.diff(crystal).nonzero().flatten() + 1).tolist()
     starts = [0, *boundaries]
-    for start, stop in zip(starts, [*boundaries, len(basis)]):
+    for start, stop in zip(starts, [*boundaries, len(basis)], strict=True):
         for first in range(start, stop, length):
             last = min(first + length, stop)
             r = torch.einsum("kij,gj->kgi", basis[first:last], h)

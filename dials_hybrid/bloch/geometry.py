@@ -48,4 +48,4 @@ def excitation_errors(r: Tensor, beam: Tensor, wave_number: float) -> Tensor:
 
 def excitation_error_tilts(r: Tensor, beam: Tensor, axis: Tensor) -> Tensor:
     """dS_g / d(tilt about `axis`) [1/A/radian], shape (...): -n.(axis x r)."""
-    return -(beam * torch.linalg.cross(axis.expand_as(r), r)).sum(-1)
+    return -(beam * torch.linalg.cross(*torch.broadcast_tensors(axis, r))).sum(-1)

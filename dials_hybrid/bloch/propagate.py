@@ -88,15 +88,20 @@ def segment_derivatives(
 ) -> SegmentSums:
     """`segment_intensities` and the derivatives of its average over thickness.
 
+    Those by the structure are left out when `potential` has no derivatives.
+
     Args:
         axes: (K, axes, 3) unit vectors of the tilts to differentiate by, in the laboratory.
         p: thickness weights of each observation (m, T), fixed here.
     """
     n = len(task.segment.hkl)
-    chunk = max(1, _WORKSPACE // (n * n * (len(task.beams) + len(potential.derivatives))))
     a, r, m = structure_matrices(task, basis, beam, potential.u, wave_number)
-    da = coupling(potential.derivatives, task.pairs, m)
-    intensity, by_structure, by_tilt = 0.0, 0.0, []
+    da = None
+    if potential.derivatives is not None:
+        da = coupling(potential.derivatives, task.pairs, m)
+    perturbations = axes.shape[1] + (0 if da is None else len(da))
+    chunk = max(1, _WORKSPACE // (n * n * (len(task.beams) + perturbations)))
+    intensity, by_structure, by_tilt = 0.0, None, []
     for first in range(0, len(a), chunk):
         part = slice(first, first + chunk)
         window = task.window[:, part]
@@ -104,9 +109,10 @@ def segment_derivatives(
         psi = waves.amplitudes(thickness, task.beams)
         intensity = intensity + torch.einsum("mk,kmt->mt", window, psi.abs() ** 2)
         z = eigen.sensitivities(waves, thickness, p, task.beams)
-        d = eigen.in_bloch_basis(waves, da, wave_number)
-        di = eigen.intensity_derivatives(z, d)
-        by_structure = by_structure + torch.einsum("mk,kmp->mp", window, di)
+        if da is not None:
+            d = eigen.in_bloch_basis(waves, da, wave_number)
+            di = torch.einsum("mk,kmp->mp", window, eigen.intensity_derivatives(z, d))
+            by_structure = di if by_structure is None else by_structure + di
         ds = excitation_error_tilts(r[part, None], beam, axes[part, :, None])
         ddiagonal = (2.0 * wave_number * ds * m**2).to(a.dtype)
         d = torch.stack(

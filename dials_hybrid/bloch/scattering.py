@@ -18,7 +18,7 @@ from torch import Tensor
 from dials_hybrid.bloch.electron import relativistic_factor
 from dials_hybrid.data import AtomicModel
 
-_CHUNK = 2**20  # reflections times atoms times operations held at once
+_CHUNK = 2**17  # reflections times atoms times operations held at once
 
 
 def metric_tensor(cell: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dials.array_family import flex
+from dials.util.multi_dataset_handling import renumber_table_id_columns
 
 from dials_hybrid.data import Observations, RockingSteps
 from dials_hybrid.io.experiments import Sweep
@@ -195,3 +196,26 @@ def output_table(
         table.unset_flags(everything, bit)
         table.set_flags(rows, bit)
     return table
+
+
+def combine_tables(reflections) -> flex.reflection_table:
+    """One table from one or several, with `id` counting the experiments in their order.
+
+    Raises:
+        ValueError: there is none, or it is empty.
+    """
+    if isinstance(reflections, flex.reflection_table):
+        reflections = [reflections]
+    tables = [table.copy() for table in reflections]
+    if len(tables) > 1:
+        table = flex.reflection_table.concat(renumber_table_id_columns(tables))
+    else:
+        table = tables[0] if tables else flex.reflection_table()
+    if len(table) == 0:
+        raise ValueError("there are no reflections")
+    return table
+
+
+def lorentz_corrected(table: flex.reflection_table, row: np.ndarray) -> np.ndarray:
+    """Factors (M,) that make the raw intensities of these rows comparable, 1 without column lp."""
+    return _numpy(table["lp"])[row] if "lp" in table else np.ones(len(row))

@@ -18,7 +18,7 @@ from dials_hybrid.data import Dataset
 from dials_hybrid.model.crystal import Crystal
 from dials_hybrid.model.orientation import Orientation
 from dials_hybrid.model.scale import Scale
-from dials_hybrid.model.simulation import BeamPolicy, RockingSums, Simulation
+from dials_hybrid.model.simulation import BeamPolicy, Progress, RockingSums, Simulation, silent
 from dials_hybrid.model.thickness import Thickness, conditions
 
 BLOCKS = ("crystal", "orientation", "thickness", "scale")
@@ -53,12 +53,14 @@ class Hybrid(nn.Module):
         *,
         nproc: int = 1,
         dtype: torch.dtype = torch.float64,
+        progress: Progress = silent,
     ):
         super().__init__()
         self.dataset = dataset
         self.policy = policy
         self.nproc = nproc
         self.dtype = dtype
+        self.progress = progress
         self.crystal = crystal
         self.orientation = orientation
         self.thickness = nn.ModuleList(thickness)
@@ -91,6 +93,7 @@ class Hybrid(nn.Module):
             mean_inner_potential=float(u_0.real),
             nproc=self.nproc,
             dtype=self.dtype,
+            progress=self.progress,
         )
 
     def slices(self) -> dict[str, slice]:
@@ -114,7 +117,7 @@ class Hybrid(nn.Module):
         structure = torch.zeros_like(self.crystal.shifts)
         priors = [(structure, torch.full_like(structure, torch.inf)), self.orientation.prior()]
         priors += [model.prior() for model in self.thickness] + [self.scale.prior()]
-        centre, sigma = (torch.cat(parts).detach() for parts in zip(*priors))
+        centre, sigma = (torch.cat(parts).detach() for parts in zip(*priors, strict=True))
         return centre, sigma
 
     @torch.no_grad()
@@ -129,34 +132,50 @@ class Hybrid(nn.Module):
             weights[own] = model(self.conditions[own])
         return weights
 
+    def mean_thickness(self, evaluation: Evaluation) -> float:
+        """Mean of p(t) over all observations [A]."""
+        return float((evaluation.thickness_weights @ self.grid.nodes).mean())
+
     @torch.no_grad()
-    def evaluate(self, derivatives: bool = False) -> Evaluation:
-        """Intensities, with the Jacobian by all parameters if asked for."""
-        steps = self.dataset.steps
-        potential = self.crystal.potential(self.simulation.table.hkl, self.dataset.wavelength, derivatives)
-        basis = self.orientation.basis(steps)
-        weights, scale = self.thickness_weights(), self.scale()
+    def evaluate(self, derivatives: bool = False, structure: bool = True) -> Evaluation:
+        """Intensities, with the Jacobian by all parameters if asked for.
+
+        Without `structure`, its columns of the Jacobian stay zero, which saves most of the time.
+        """
+        potential = self.crystal.potential(
+            self.simulation.table.hkl, self.dataset.wavelength, derivatives and structure
+        )
+        basis = self.orientation.basis(self.dataset.steps)
         if not derivatives:
-            sums = self.simulation.run(potential, basis, self.grid.nodes)
-            return Evaluation(scale * (weights * sums.intensity).sum(1), scale, weights, sums)
+            return self.recombine(self.simulation.run(potential, basis, self.grid.nodes))
         sums = self.simulation.differentiate(
             potential,
             basis,
             self.orientation.axes,
             self.orientation.design_matrix(),
             self.grid.nodes,
-            weights,
+            self.thickness_weights(),
         )
+        return self.recombine(sums)
+
+    @torch.no_grad()
+    def recombine(self, sums: RockingSums) -> Evaluation:
+        """Intensities from given rocking sums with the present thickness and scale.
+
+        Where the sums carry derivatives, so does the result; those by structure and orientation are
+        the ones that the sums were made with.
+        """
+        weights, scale = self.thickness_weights(), self.scale()
         intensity = scale * (weights * sums.intensity).sum(1)
-        jacobian = torch.cat(
-            [
-                scale[:, None] * sums.by_structure,
-                scale[:, None] * sums.by_orientation,
-                scale[:, None] * self._by_thickness(sums.intensity),
-                intensity[:, None] * self.scale.design_matrix,
-            ],
-            dim=1,
-        )
+        if sums.by_orientation is None:
+            return Evaluation(intensity, scale, weights, sums)
+        jacobian = intensity.new_zeros(len(intensity), len(self.vector()))
+        blocks = self.slices()
+        jacobian[:, blocks["orientation"]] = scale[:, None] * sums.by_orientation
+        jacobian[:, blocks["thickness"]] = scale[:, None] * self._by_thickness(sums.intensity)
+        jacobian[:, blocks["scale"]] = intensity[:, None] * self.scale.design_matrix
+        if sums.by_structure is not None:
+            jacobian[:, blocks["crystal"]] = scale[:, None] * sums.by_structure
         return Evaluation(intensity, scale, weights, sums, jacobian)
 
     def _by_thickness(self, sums: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """The sums over rocking steps: from a potential and orientations to intensities at each thickness.
 
-This is where the time goes. Segments are independent; they are shared out to `nproc` threads with
-one PyTorch thread each, and added up in their own order, so that the number of threads changes
-nothing in the result.
+This is where the time goes. Segments are independent; they are shared out to `nproc` processes with
+one PyTorch thread each. Sums are kept in double precision, so that the number of processes changes
+nothing but rounding.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,14 @@ from dials_hybrid.bloch.propagate import (
     segment_intensities,
 )
 from dials_hybrid.data import AtomicModel, Dataset
+from dials_hybrid.model.parallel import sum_of_shares
+
+Progress = Callable[[Iterable, int], Iterable]
+
+
+def silent(iterable: Iterable, total: int) -> Iterable:
+    """Shows no progress."""
+    return iterable
 
 
 @dataclass(frozen=True)
@@ -57,8 +65,9 @@ class Simulation:
         basis: (K, 3, 3) reciprocal basis of each step with the present tilts [1/A].
         policy: beam selection.
         mean_inner_potential: U_0 [1/A^2].
-        nproc: threads.
+        nproc: processes.
         dtype: floating-point precision of the propagation.
+        progress: wraps the iteration over segments, to show it.
     """
 
     def __init__(
@@ -71,12 +80,14 @@ class Simulation:
         mean_inner_potential: float,
         nproc: int = 1,
         dtype: torch.dtype = torch.float64,
+        progress: Progress = silent,
     ):
+        self.progress = progress
         self.steps = dataset.steps
         self.wavelength = dataset.wavelength
         self.wave_number = wave_number(dataset.wavelength, mean_inner_potential)
         self.n_observations = len(dataset.observations)
-        self.nproc = nproc
+        self.nproc = max(1, nproc)
         self.dtype = dtype
         steps = dataset.steps
         candidates = without_lattice_absences(
@@ -126,15 +137,14 @@ class Simulation:
         """Intensities (M, T) at thicknesses (T,) [A] for orientations `basis` (K, 3, 3)."""
         potential, basis, thickness = self._cast(potential, basis, thickness)
 
-        def work(task):
+        def work(task: SegmentTask) -> tuple[Tensor]:
             part = slice(task.segment.first, task.segment.last)
-            beam = self.steps.beam[task.segment.crystal].to(self.dtype)
-            return segment_intensities(task, basis[part], beam, potential, thickness, self.wave_number)
+            sums = segment_intensities(
+                task, basis[part], self._beam(task), potential, thickness, self.wave_number
+            )
+            return (sums.intensity,)
 
-        total = thickness.new_zeros(self.n_observations, len(thickness), dtype=self.steps.weight.dtype)
-        for task, sums in self._map(work):
-            total[task.rows] += sums.intensity
-        return RockingSums(total)
+        return RockingSums(*self._add_up(work, (len(thickness),)))
 
     def differentiate(
         self,
@@ -155,28 +165,32 @@ class Simulation:
         potential, basis, thickness = self._cast(potential, basis, thickness)
         axes, p, design = (tensor.to(self.dtype) for tensor in (axes, p, tilt_design))
 
-        def work(task):
+        n_structure = 0 if potential.derivatives is None else len(potential.derivatives)
+
+        def work(task: SegmentTask) -> tuple[Tensor, ...]:
             part = slice(task.segment.first, task.segment.last)
-            beam = self.steps.beam[task.segment.crystal].to(self.dtype)
             sums = segment_derivatives(
                 task,
                 basis[part],
-                beam,
+                self._beam(task),
                 axes[part],
                 potential,
                 thickness,
                 p[task.rows],
                 self.wave_number,
             )
-            return sums.intensity, sums.by_structure, sums.by_tilt[..., 0] @ design[part]
+            by_orientation = sums.by_tilt[..., 0] @ design[part]
+            if n_structure:
+                return sums.intensity, by_orientation, sums.by_structure
+            return sums.intensity, by_orientation
 
-        dtype = self.steps.weight.dtype
-        widths = (len(thickness), len(potential.derivatives), tilt_design.shape[1])
-        totals = [thickness.new_zeros(self.n_observations, n, dtype=dtype) for n in widths]
-        for task, sums in self._map(work):
-            for total, part in zip(totals, sums):
-                total[task.rows] += part
-        return RockingSums(*totals)
+        widths = (len(thickness), tilt_design.shape[1], n_structure)
+        totals = self._add_up(work, widths if n_structure else widths[:2])
+        by_structure = totals[2] if n_structure else None
+        return RockingSums(totals[0], by_structure, totals[1])
+
+    def _beam(self, task: SegmentTask) -> Tensor:
+        return self.steps.beam[task.segment.crystal].to(self.dtype)
 
     def _cast(self, potential: Potential, basis: Tensor, thickness: Tensor):
         complex_type = torch.complex128 if self.dtype == torch.float64 else torch.complex64
@@ -186,16 +200,19 @@ class Simulation:
         cast = Potential(potential.u.to(complex_type), derivatives)
         return cast, basis.to(self.dtype), thickness.to(self.dtype)
 
-    def _map(self, work):
-        """(task, work(task)) of all tasks in order, computed by `nproc` threads."""
+    def _add_up(
+        self, work: Callable[[SegmentTask], tuple[Tensor, ...]], widths: tuple[int, ...]
+    ) -> list[Tensor]:
+        """Sums (M, width) over all tasks of what each adds to its observations."""
 
-        def quiet(task):
+        def share(rank: int) -> list[Tensor]:
+            weight = self.steps.weight
+            totals = [weight.new_zeros(self.n_observations, width) for width in widths]
+            tasks = self.tasks[rank :: self.nproc]
             with torch.no_grad():
-                return work(task)
+                for task in self.progress(tasks, len(tasks)) if rank == 0 else tasks:
+                    for total, part in zip(totals, work(task), strict=True):
+                        total[task.rows] += part
+            return totals
 
-        if self.nproc == 1:
-            for task in self.tasks:
-                yield task, quiet(task)
-            return
-        with ThreadPoolExecutor(self.nproc, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from zip(self.tasks, pool.map(quiet, self.tasks))
+        return sum_of_shares(share, self.nproc)

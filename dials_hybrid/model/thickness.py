@@ -5,9 +5,9 @@ Columns of different thickness scatter independently, so intensities (not amplit
     I = sum_j w_j I(t_j),     w_j = integral of p(t) L_j(t) dt,
 
 with I(t_j) from one propagation at the nodes of a fixed grid and L_j the cubic spline that is 1 at
-node j, 0 at the others and at t = 0, where nothing has been diffracted yet. Every model is a module
-that maps conditions (scan angle, beam direction in the crystal) to these weights, so that the rest
-of the program does not know which one it holds.
+node j, 0 at the others and at t = 0, where nothing has been diffracted yet and I ~ t^2. Every model
+is a module that maps conditions (scan angle, beam direction in the crystal) to these weights, so that
+the rest of the program does not know which one it holds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor, nn
 
+_FLOOR = 1e-3  # of p_0 under a network, as a part of its maximum
+
 
 class ThicknessGrid(nn.Module):
     """T nodes at equal distances up to `maximum` [A] and the splines between them."""
@@ -26,7 +28,9 @@ class ThicknessGrid(nn.Module):
     def __init__(self, maximum: float, n_nodes: int, dtype=torch.float64):
         super().__init__()
         knots = np.linspace(0.0, maximum, n_nodes + 1)
-        splines = CubicSpline(knots, np.eye(n_nodes + 1), bc_type="natural")
+        # Intensities start as t^2: value and slope are zero at t = 0.
+        at_zero = (1, np.zeros(n_nodes + 1))
+        splines = CubicSpline(knots, np.eye(n_nodes + 1), bc_type=(at_zero, "not-a-knot"))
         integrals = splines.antiderivative()
         self.spacing = maximum / n_nodes
         self.maximum = maximum
@@ -156,7 +160,9 @@ class Neural(Thickness):
         generator = torch.Generator().manual_seed(seed)
         order = torch.arange(1, terms + 1, dtype=dtype)
         self.strength = strength
-        self.register_buffer("log_start", torch.log(start / grid.quadrature + 1e-12))
+        # Where p_0 is nil the network must still be able to put something.
+        density = start / grid.quadrature
+        self.register_buffer("log_start", torch.log(density.clamp(min=_FLOOR * float(density.max()))))
         self.register_buffer("basis", torch.cos(math.pi * grid.nodes[:, None] / grid.maximum * order))
         self.hidden = nn.Linear(4, hidden, dtype=dtype)
         self.output = nn.Linear(hidden, terms, dtype=dtype)
@@ -173,3 +179,6 @@ class Neural(Thickness):
 
     def prior(self) -> tuple[Tensor, Tensor]:
         return self._start, torch.full_like(self._start, self.strength)
+
+
+PARAMETRIC = {"flat": Flat, "wedge": Wedge, "normal": Normal}

@@ -1,0 +1,78 @@
+"""Several processes for one sum.
+
+Threads do not help: segments are so small that Python's lock is always wanted. Processes are forked
+for each sum, so they see all that the parent has without sending it, and send back their share.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def sum_of_shares(share: Callable[[int], list[Tensor]], n: int) -> list[Tensor]:
+    """Add up share(0) .. share(n - 1), lists of CPU tensors, one process each.
+
+    Share 0 is worked on here. The order of addition does not depend on which process ends first.
+
+    Raises:
+        RuntimeError: a process failed or was killed.
+    """
+    if n == 1:
+        return share(0)
+    context = multiprocessing.get_context("fork")
+    workers = []
+    for rank in range(1, n):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(share, rank, sender), daemon=True)
+        process.start()
+        sender.close()
+        workers.append((process, receiver))
+    try:
+        total = share(0)
+        for _, receiver in workers:
+            for part, values in zip(total, _received(receiver), strict=True):
+                part += torch.from_numpy(values)
+        return total
+    finally:
+        for process, receiver in workers:
+            receiver.close()
+            if process.is_alive():
+                process.terminate()
+            process.join()
+
+
+def processes(wanted: int, device: str) -> int:
+    """How many processes can share the work: 1 on a GPU and where there is no fork."""
+    forks = "fork" in multiprocessing.get_all_start_methods()
+    return wanted if forks and torch.device(device).type == "cpu" else 1
+
+
+def number_of_processors() -> int:
+    """Those that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
+
+
+def _work(share, rank: int, sender) -> None:
+    try:
+        sender.send([part.numpy() for part in share(rank)])
+    except BaseException:
+        sender.send(traceback.format_exc())
+
+
+def _received(receiver) -> list:
+    try:
+        answer = receiver.recv()
+    except EOFError as error:
+        raise RuntimeError("a worker process was killed: is there enough memory?") from error
+    if isinstance(answer, str):
+        raise RuntimeError(f"a worker process failed:\n{answer}")
+    return answer

@@ -1,0 +1,175 @@
+"""Every parameter of the programs, with its help."""
+
+from __future__ import annotations
+
+import libtbx.phil
+
+phil_scope = libtbx.phil.parse(
+    """
+structure {
+  adp = *anisotropic isotropic as_is
+    .type = choice
+    .help = "Displacement parameters of the atoms other than hydrogen."
+  hydrogens = *fixed refined
+    .type = choice
+    .help = "Hold hydrogen atoms where the model has them, or refine them freely."
+  refine_occupancies = False
+    .type = bool
+    .help = "Refine the occupancy of every refined atom."
+    .expert_level = 1
+  ions = *refuse neutral
+    .type = choice
+    .help = "Charged atoms (O2-, Cs1+) have no electron scattering factors here: stop, or take the"
+            "neutral atom instead."
+    .expert_level = 1
+}
+data {
+  intensity = *profile sum
+    .type = choice
+    .help = "Profile-fitted intensities (summed ones where a reflection has no fitted one), or summed"
+            "ones throughout."
+  d_min = None
+    .type = float(value_min=0)
+    .help = "High-resolution limit [Angstrom]."
+  d_max = None
+    .type = float(value_min=0)
+    .help = "Low-resolution limit [Angstrom]."
+  min_partiality = 0.99
+    .type = float(value_min=0, value_max=1)
+    .help = "Leave out reflections with a smaller part of their rocking curve inside the scan."
+    .expert_level = 1
+  min_zeta = 0.05
+    .type = float(value_min=0, value_max=1)
+    .help = "Leave out reflections close to the rotation axis, with |zeta| below this."
+    .expert_level = 1
+  rocking_width = Auto
+    .type = float(value_min=0)
+    .help = "Half of the range of scan angle over which a reflection with |zeta| = 1 is integrated"
+            "[degree]. Auto: delta_m of the profile model."
+    .expert_level = 1
+  free_fraction = 0.05
+    .type = float(value_min=0, value_max=0.5)
+    .help = "Part of the unique reflections that is held out of every fit, for R1_free."
+}
+beams {
+  g_max = Auto
+    .type = float(value_min=0)
+    .help = "Largest |g| of the beams that take part [1/Angstrom]. Auto: 1.1 times the largest of the"
+            "data, at least 1.8."
+  sg_max = 0.01
+    .type = float(value_min=0)
+    .help = "Largest excitation error of the beams that take part [1/Angstrom]."
+  rocking_step = Auto
+    .type = float(value_min=0)
+    .help = "Scan angle between two solutions of the wave equation [degree]. Auto: from thickness and"
+            "g_max."
+    .expert_level = 1
+  segment_length = 8
+    .type = int(value_min=1)
+    .help = "Rocking steps that share one set of beams."
+    .expert_level = 2
+}
+orientation {
+  tilt_nodes = Auto
+    .type = int(value_min=1)
+    .help = "Spline coefficients of the tilt across the rotation axis, for each crystal. Auto: one"
+            "in 20 degrees of scan, 2 to 12."
+    .expert_level = 1
+  restraint = 0.05
+    .type = float(value_min=0)
+    .help = "Standard deviation of the prior on the tilts [degree]."
+    .expert_level = 1
+  mosaic_points = 5
+    .type = int(value_min=1)
+    .help = "Quantiles of the mosaic spread, which is refined. 1: no mosaicity."
+    .expert_level = 1
+  mosaic_spread = 0.04
+    .type = float(value_min=0)
+    .help = "Start of the mosaic spread (standard deviation) [degree]."
+    .expert_level = 2
+}
+thickness {
+  model = flat wedge normal *neural
+    .type = choice
+    .help = "Distribution of the crystal's thickness: one value, all values up to a largest one, a"
+            "truncated normal distribution, or one that a small network learns as a function of scan"
+            "angle and beam direction."
+  maximum = Auto
+    .type = float(value_min=1)
+    .help = "Largest thickness considered [Angstrom]. Auto: from the thickness scan."
+  network {
+    hidden = 8
+      .type = int(value_min=1)
+      .help = "Neurons of the hidden layer."
+      .expert_level = 2
+    terms = 5
+      .type = int(value_min=1)
+      .help = "Cosine terms by which the network shapes the distribution."
+      .expert_level = 2
+    prior = 0.3
+      .type = float(value_min=0)
+      .help = "Standard deviation of the prior on the network's weights: smaller is closer to the"
+              "distribution that it starts from."
+      .expert_level = 2
+  }
+}
+scale {
+  nodes = Auto
+    .type = int(value_min=1)
+    .help = "Spline coefficients of the logarithmic scale, for each crystal. Auto: one in 12.5"
+            "degrees of scan, 2 to 8."
+    .expert_level = 1
+}
+refinement {
+  max_cycles = 10
+    .type = int(value_min=0)
+    .help = "Most cycles of each stage."
+  tolerance = 0.001
+    .type = float(value_min=0)
+    .help = "A stage ends when a cycle would lower the sum of squares by less than this part."
+    .expert_level = 1
+  instability = 0.01
+    .type = float(value_min=0)
+    .help = "Part of F that is added to its standard uncertainty in the weights."
+    .expert_level = 1
+  outlier_cutoff = 3
+    .type = float(value_min=1)
+    .help = "Reflections whose misfit exceeds so many robust standard deviations count less. None:"
+            "all count by their standard uncertainty alone."
+    .expert_level = 1
+}
+resume = None
+  .type = path
+  .help = "Checkpoint of an interrupted run to continue."
+nproc = Auto
+  .type = int(value_min=1)
+  .help = "Processes. Auto: one for each processor."
+device = cpu
+  .type = str
+  .help = "Where the waves are computed: cpu, cuda or cuda:N."
+seed = 0
+  .type = int(value_min=0)
+  .help = "Of the free set and of the network's start."
+  .expert_level = 1
+output {
+  cif = hybrid_refined.cif
+    .type = path
+    .help = "The refined structure."
+  experiments = hybrid_refined.expt
+    .type = path
+    .help = "The experiments with the refined orientation."
+  reflections = hybrid_refined.refl
+    .type = path
+    .help = "The input rows with calculated intensities."
+  json = dials.hybrid_refine.json
+    .type = path
+    .help = "All figures of the refinement, for scripts."
+  log = dials.hybrid_refine.log
+    .type = path
+    .help = "The log."
+  checkpoint = dials.hybrid_refine.checkpoint
+    .type = path
+    .help = "State after the last completed stage, for resume=. None: do not write one."
+}
+"""
+)

@@ -1,0 +1,196 @@
+"""Levenberg-Marquardt least squares with Gaussian priors and fixed directions.
+
+Minimises |r(x)|^2 + sum ((x - c) / s)^2. Damping follows Marquardt: the diagonal of the normal matrix
+is enlarged by a factor 1 + lambda, so that parameters of any unit are treated alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+_SMALLEST_DAMPING, _LARGEST_DAMPING = 1e-7, 1e6
+_GOOD_GAIN = 0.7  # of what a step promised; below, its Jacobian is out of date
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """A model at x: residuals r (M,) and their derivatives J (M, P)."""
+
+    residuals: Tensor
+    jacobian: Tensor
+    model: object = None  # whatever the caller wants back with the accepted point
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Gaussian priors on P parameters, and directions that nothing determines.
+
+    Directions (D, P), such as a shift of a polar group's origin, are held where they are.
+    """
+
+    centre: Tensor
+    sigma: Tensor
+    directions: Tensor
+
+    def chi_squared(self, x: Tensor) -> float:
+        return float((((x - self.centre) / self.sigma) ** 2).sum())
+
+    def normal_matrix(self, data: Tensor) -> Tensor:
+        """What the prior adds to the normal matrix (P, P) of the data."""
+        scale = torch.diagonal(data).max()
+        held = self.directions.T @ self.directions
+        return torch.diag(self.sigma**-2) + scale * held
+
+
+@dataclass(frozen=True)
+class Step:
+    """State after a cycle."""
+
+    x: Tensor
+    linearisation: Linearisation
+    fresh: bool  # the Jacobian belongs to this x, not to an earlier one
+    chi_squared: float  # of the residuals
+    objective: float  # with priors
+    damping: float
+    shift: Tensor  # (P,) of this cycle
+    normal_matrix: Tensor  # (P, P), priors included, undamped
+    converged: bool = False
+
+
+def normal_matrix(linearisation: Linearisation, prior: Prior) -> Tensor:
+    """J^T J + priors, (P, P)."""
+    j = linearisation.jacobian
+    data = j.T @ j
+    return data + prior.normal_matrix(data)
+
+
+def minimise(
+    linearise: Callable[[Tensor, bool], Linearisation],
+    x: Tensor,
+    prior: Callable[[Linearisation], Prior],
+    *,
+    active: Tensor,
+    max_cycles: int,
+    damping: float = 1e-3,
+    tolerance: float = 1e-3,
+    final: bool = True,
+) -> Iterator[Step]:
+    """Improve x cycle by cycle; yields the state after each (that of the start for no cycles).
+
+    A Jacobian costs several times a calculation of intensities, and serves as long as its steps gain
+    what they promise. The last state has `converged` set when a cycle is expected to lower the objective
+    by less than `tolerance` of itself, or when no damping lowers it.
+
+    Args:
+        linearise: the model at x; its second argument says whether the Jacobian must be that of x or
+            may be an earlier one.
+        x: start (P,).
+        prior: makes the prior from the model at the start.
+        active: (P,) bool, parameters to refine.
+        max_cycles: at most so many cycles.
+        damping: lambda of the first cycle.
+        tolerance: relative decrease of the objective that counts as progress.
+        final: the last state is to have the Jacobian of its own x.
+    """
+    search = _Search(linearise, x, prior, active, damping, tolerance, final)
+    if max_cycles == 0:
+        yield search.state
+    for cycle in range(max_cycles):
+        search.cycle()
+        if final and cycle == max_cycles - 1:
+            search.refresh()
+        yield search.state
+        if search.state.converged:
+            return
+
+
+class _Search:
+    """The state of a minimisation and how it moves."""
+
+    def __init__(self, linearise, x, prior, active, damping, tolerance, final):
+        self.final = final
+        self.linearise = linearise
+        self.active = active
+        self.tolerance = tolerance
+        start = linearise(x, True)
+        self.prior = prior(start)
+        self.state = self._at(x, start, True, damping, torch.zeros_like(x))
+
+    def cycle(self) -> None:
+        """Move to a lower objective, or find that there is none."""
+        while self.state.damping <= _LARGEST_DAMPING:
+            state = self.state
+            shift, expected = self._shift()
+            if expected < self.tolerance * state.objective:
+                if state.fresh or not self.final:
+                    break
+                self.refresh()
+                continue
+            x = state.x + shift
+            new = self._at(x, self.linearise(x, False), False, state.damping / 10.0, shift)
+            gain = state.objective - new.objective
+            if gain > 0.0:
+                self.state = replace(new, damping=max(new.damping, _SMALLEST_DAMPING))
+                if gain < _GOOD_GAIN * expected:
+                    self.refresh()
+                return
+            if state.fresh:
+                self.state = replace(state, damping=10.0 * state.damping)
+            else:
+                self.refresh()
+        self.state = replace(self.state, shift=torch.zeros_like(self.state.x), converged=True)
+
+    def refresh(self) -> None:
+        """Make the Jacobian that of the present x."""
+        state = self.state
+        if not state.fresh:
+            at = self.linearise(state.x, True)
+            self.state = self._at(state.x, at, True, state.damping, state.shift)
+
+    def _shift(self) -> tuple[Tensor, float]:
+        """The damped Gauss-Newton step and the decrease of the objective to expect from it."""
+        state, prior = self.state, self.prior
+        j = state.linearisation.jacobian
+        gradient = j.T @ state.linearisation.residuals
+        gradient = gradient + (state.x - prior.centre) * prior.sigma**-2
+        shift = _solve(state.normal_matrix, gradient, state.damping, self.active)
+        return shift, float(-shift @ (2.0 * gradient + state.normal_matrix @ shift))
+
+    def _at(self, x: Tensor, at: Linearisation, fresh: bool, damping: float, shift: Tensor) -> Step:
+        chi_squared = float((at.residuals**2).sum())
+        objective = chi_squared + self.prior.chi_squared(x)
+        if not objective < float("inf"):
+            objective = float("inf")
+        matrix = normal_matrix(at, self.prior)
+        return Step(x, at, fresh, chi_squared, objective, damping, shift, matrix)
+
+
+def _solve(matrix: Tensor, gradient: Tensor, damping: float, active: Tensor) -> Tensor:
+    index = active.nonzero().flatten()
+    a = matrix[index][:, index]
+    # Scaled to a unit diagonal: sites [fractional], U* and degrees differ by many orders.
+    scale = torch.diagonal(a).clamp(min=1e-300).rsqrt()
+    a = a * scale[:, None] * scale[None, :]
+    a = a + damping * torch.eye(len(a), dtype=a.dtype, device=a.device)
+    shift = torch.zeros_like(gradient)
+    shift[index] = -scale * torch.linalg.solve(a, scale * gradient[index])
+    return shift
+
+
+def covariance(matrix: Tensor, active: Tensor, variance: float = 1.0) -> Tensor:
+    """Inverse of a normal matrix (P, P) over the active parameters times `variance`, zero elsewhere.
+
+    Directions without information (zero or negative eigenvalues of the scaled matrix) get no variance
+    of their own.
+    """
+    index = active.nonzero().flatten()
+    a = matrix[index][:, index]
+    scale = torch.diagonal(a).clamp(min=1e-300).rsqrt()
+    inverse = torch.linalg.pinv(a * scale[:, None] * scale[None, :], hermitian=True, rtol=1e-13)
+    result = torch.zeros_like(matrix)
+    result[index[:, None], index[None, :]] = variance * inverse * scale[:, None] * scale[None, :]
+    return result

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from synthetic import BEAM, dataset, fourfold, quartz, sweep, triclinic, turned
+
+from dials_hybrid.bloch.beams import cut_segments, reflections_within, without_lattice_absences
+from dials_hybrid.bloch.geometry import excitation_errors
+
+K = 39.87
+G_MAX, SG_MAX = 1.1, 0.008
+
+
+def as_set(hkl):
+    return set(map(tuple, hkl.tolist()))
+
+
+@pytest.mark.parametrize("crystal", [triclinic, quartz, fourfold])
+def test_sphere_holds_what_a_large_box_holds(crystal):
+    atoms = crystal()
+    box = torch.cartesian_prod(*[torch.arange(-12, 13)] * 3)
+    g = (box.to(torch.float64) @ turned(atoms, 0.2, 0.1, -0.4).T).norm(dim=1)
+    expected = box[(g > 0) & (g < G_MAX)]
+    found = reflections_within(atoms.cell, G_MAX)
+    assert as_set(found) == as_set(expected)
+    assert len(found) == len(expected)
+
+
+@pytest.mark.parametrize(
+    "centring, allowed",
+    [
+        ([], lambda h: True),
+        ([(0.5, 0.5, 0.0)], lambda h: (h[0] + h[1]) % 2 == 0),
+        ([(0.5, 0.5, 0.5)], lambda h: sum(h) % 2 == 0),
+        ([(0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)], lambda h: h[0] % 2 == h[1] % 2 == h[2] % 2),
+        ([(2 / 3, 1 / 3, 1 / 3), (1 / 3, 2 / 3, 2 / 3)], lambda h: (h[1] + h[2] - h[0]) % 3 == 0),
+    ],
+    ids=["P", "C", "I", "F", "R"],
+)
+def test_lattice_absences_are_left_out_and_screw_absences_kept(centring, allowed):
+    screw = torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64))
+    rotations = torch.stack([torch.eye(3, dtype=torch.float64)] * (1 + len(centring)) + [screw])
+    translations = torch.tensor([(0, 0, 0), *centring, (0, 0, 0.5)], dtype=torch.float64)
+    hkl = torch.cartesian_prod(*[torch.arange(-4, 5)] * 3)
+    found = without_lattice_absences(hkl, rotations, translations)
+    assert as_set(found) == set(filter(allowed, as_set(hkl)))
+
+
+@pytest.fixture(scope="module")
+def cut():
+    """Segments of 5 steps of two crystals with 11 steps each, and the |S_g| (K, G) behind them."""
+    atoms = triclinic()
+    bases = turned(atoms, 0.3, -0.5, 0.2), turned(atoms, 0.9, 0.4, -0.2)
+    steps = dataset(atoms, [sweep(b, n=11, width=0.3, crystal=i) for i, b in enumerate(bases)]).steps
+    hkl = reflections_within(atoms.cell, G_MAX)
+    segments = cut_segments(
+        steps.basis, BEAM.expand(22, 3), steps.crystal, hkl, wave_number=K, sg_max=SG_MAX, length=5
+    )
+    r = (steps.basis @ hkl.to(torch.float64).T).mT
+    return segments, hkl, excitation_errors(r, BEAM, K).abs()
+
+
+def test_segments_hold_every_step_once_and_never_two_crystals(cut):
+    segments, _, _ = cut
+    found = [(segment.first, segment.last, segment.crystal) for segment in segments]
+    assert found == [(0, 5, 0), (5, 10, 0), (10, 11, 0), (11, 16, 1), (16, 21, 1), (21, 22, 1)]
+    assert [len(segment) for segment in segments] == [5, 5, 1] * 2
+
+
+def test_beams_are_all_that_come_near_the_ewald_sphere_at_any_step(cut):
+    segments, hkl, s_g = cut
+    for segment in segments:
+        least = s_g[segment.first : segment.last].amin(0)
+        assert segment.hkl[0].tolist() == [0, 0, 0]
+        assert as_set(segment.hkl[1:]) == as_set(hkl[least < SG_MAX])
+        assert 5 < len(segment.hkl) < len(hkl) / 2
+    assert as_set(segments[0].hkl) != as_set(segments[1].hkl)

@@ -69,16 +69,28 @@ def cut_segments(
         wave_number: K [1/A].
         sg_max: largest excitation error [1/A].
     """
-    segments = []
+    bounds = _segment_bounds(crystal, length)
     h = hkl.to(basis.dtype)
+    # All masks before the first segment: small tensors to keep, made between large temporary ones,
+    # would leave the heap in fragments of a gigabyte.
+    near = torch.empty(len(bounds), len(hkl), dtype=torch.bool, device=hkl.device)
+    for row, (first, last) in zip(near, bounds, strict=True):
+        r = torch.einsum("kij,gj->kgi", basis[first:last], h)
+        s_g = excitation_errors(r, beam[first:last, None], wave_number)
+        row.copy_((s_g.abs() < sg_max).any(0))
     origin = torch.zeros_like(hkl[:1])
-    boundaries = (torch.diff(crystal).nonzero().flatten() + 1).tolist()
-    starts = [0, *boundaries]
-    for start, stop in zip(starts, [*boundaries, len(basis)], strict=True):
-        for first in range(start, stop, length):
-            last = min(first + length, stop)
-            r = torch.einsum("kij,gj->kgi", basis[first:last], h)
-            s_g = excitation_errors(r, beam[first:last, None], wave_number)
-            near = (s_g.abs() < sg_max).any(0)
-            segments.append(Segment(first, last, int(crystal[first]), torch.cat([origin, hkl[near]])))
-    return segments
+    return [
+        Segment(first, last, int(crystal[first]), torch.cat([origin, hkl[row]]))
+        for row, (first, last) in zip(near, bounds, strict=True)
+    ]
+
+
+def _segment_bounds(crystal: Tensor, length: int) -> list[tuple[int, int]]:
+    """First and last step of each segment; crystal (K,) is the same within one."""
+    changes = (torch.diff(crystal).nonzero().flatten() + 1).tolist()
+    starts, stops = [0, *changes], [*changes, len(crystal)]
+    return [
+        (first, min(first + length, stop))
+        for start, stop in zip(starts, stops, strict=True)
+        for first in range(start, stop, length)
+    ]

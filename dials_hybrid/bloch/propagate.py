@@ -10,7 +10,7 @@ from torch import Tensor
 from dials_hybrid.bloch import eigen
 from dials_hybrid.bloch.beams import Segment
 from dials_hybrid.bloch.geometry import excitation_error_tilts, excitation_errors
-from dials_hybrid.bloch.matrix import coupling, symmetrisation
+from dials_hybrid.bloch.matrix import coupling
 
 _WORKSPACE = 2**24  # complex numbers held at once by the derivatives of a segment
 
@@ -24,6 +24,7 @@ class SegmentTask:
     rows: Tensor  # (m,) observations
     beams: Tensor  # (m,) their positions among the beams
     window: Tensor  # (m, K) quadrature weight of each step for each observation [degree]
+    symmetrisation: Tensor  # (N,) M_g; it changes too little with refined tilts to follow them
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def structure_matrices(
         wave_number: K [1/A].
     """
     r = torch.einsum("kij,nj->kni", basis, task.segment.hkl.to(basis.dtype))
-    m = symmetrisation(r[len(r) // 2], beam, wave_number)
+    m = task.symmetrisation
     s_g = excitation_errors(r, beam, wave_number)
     diagonal = torch.diag_embed((2.0 * wave_number * s_g * m**2).to(u.dtype))
     return coupling(u, task.pairs, m) + diagonal, r, m

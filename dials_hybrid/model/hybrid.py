@@ -66,7 +66,7 @@ class Hybrid(nn.Module):
         self.thickness = nn.ModuleList(thickness)
         self.scale = scale
         self.register_buffer("conditions", self._conditions())
-        self.update_beams()
+        self._simulation: Simulation | None = None
 
     @property
     def grid(self):
@@ -79,13 +79,23 @@ class Hybrid(nn.Module):
         beam = steps.beam[observations.crystal]
         return conditions(observations.angle, steps.basis[middle], beam, limits)
 
-    @torch.no_grad()
     def update_beams(self) -> None:
-        """Choose the beams anew, for the present orientation."""
+        """Choose the beams anew, for the present orientation and precision."""
+        self._simulation = None
+
+    @property
+    def simulation(self) -> Simulation:
+        """Beams and windows, as of the last `update_beams`."""
+        if self._simulation is None:
+            self._simulation = self._new_simulation()
+        return self._simulation
+
+    @torch.no_grad()
+    def _new_simulation(self) -> Simulation:
         atoms = self.crystal.atoms()
         origin = torch.zeros(1, 3, dtype=torch.long, device=atoms.cell.device)
         u_0 = self.crystal.potential(origin, self.dataset.wavelength, False).u
-        self.simulation = Simulation(
+        return Simulation(
             self.dataset,
             atoms,
             self.orientation.basis(self.dataset.steps),

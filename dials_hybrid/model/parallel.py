@@ -62,6 +62,8 @@ def number_of_processors() -> int:
 
 
 def _work(share, rank: int, sender) -> None:
+    # More threads would wait for ever for those that the parent has and a fork has not.
+    torch.set_num_threads(1)
     try:
         sender.send([part.numpy() for part in share(rank)])
     except BaseException:

@@ -21,9 +21,10 @@ class Scale(nn.Module):
         columns = []
         for index in range(n_crystals):
             own = crystal == index
-            values = torch.zeros(len(angle), n_nodes, dtype=angle.dtype, device=angle.device)
-            limits = angle[own]
-            values[own] = spline_basis(limits, float(limits.min()), float(limits.max()), n_nodes)
+            values = angle.new_zeros(len(angle), n_nodes)
+            if own.any():
+                limits = float(angle[own].min()), float(angle[own].max())
+                values[own] = spline_basis(angle[own], *limits, n_nodes)
             columns.append(values)
         self.register_buffer("design_matrix", torch.cat(columns, dim=1))
 

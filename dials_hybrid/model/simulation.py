@@ -20,7 +20,7 @@ from dials_hybrid.bloch.beams import (
     without_lattice_absences,
 )
 from dials_hybrid.bloch.electron import wave_number
-from dials_hybrid.bloch.matrix import DifferenceTable
+from dials_hybrid.bloch.matrix import DifferenceTable, symmetrisation
 from dials_hybrid.bloch.propagate import (
     Potential,
     SegmentTask,
@@ -103,10 +103,10 @@ class Simulation:
             length=policy.segment_length,
         )
         self.table = DifferenceTable.of_beams([segment.hkl for segment in segments])
-        tasks = (self._task(segment, dataset) for segment in segments)
+        tasks = (self._task(segment, dataset, basis) for segment in segments)
         self.tasks = [task for task in tasks if len(task.rows)]
 
-    def _task(self, segment: Segment, dataset: Dataset) -> SegmentTask:
+    def _task(self, segment: Segment, dataset: Dataset, basis: Tensor) -> SegmentTask:
         observations, steps = dataset.observations, dataset.steps
         overlap = (
             (observations.first < segment.last)
@@ -119,7 +119,11 @@ class Simulation:
         step = torch.arange(segment.first, segment.last, device=rows.device)
         inside = (step >= observations.first[rows, None]) & (step < observations.last[rows, None])
         window = inside * steps.weight[segment.first : segment.last]
-        return SegmentTask(segment, self.table.of_pairs(segment.hkl), rows, beams, window.to(self.dtype))
+        middle = basis[(segment.first + segment.last) // 2]
+        r = segment.hkl.to(basis.dtype) @ middle.T
+        m = symmetrisation(r, steps.beam[segment.crystal], self.wave_number)
+        pairs = self.table.of_pairs(segment.hkl)
+        return SegmentTask(segment, pairs, rows, beams, window.to(self.dtype), m.to(self.dtype))
 
     @property
     def n_beams(self) -> list[int]:

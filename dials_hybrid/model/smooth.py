@@ -15,6 +15,8 @@ def spline_basis(angle: Tensor, lower: float, upper: float, n: int) -> Tensor:
     everywhere, so that equal coefficients make a constant.
     """
     degree = min(3, n - 1)
+    if upper <= lower:
+        lower, upper = lower - 0.5, lower + 0.5
     inner = np.linspace(lower, upper, n - degree + 1)
     knots = np.concatenate([[lower] * degree, inner, [upper] * degree])
     clamped = np.clip(angle.cpu().numpy().astype(float), lower, upper)

@@ -71,7 +71,7 @@ class Builder:
             dataset,
             self._crystal(),
             orientation,
-            [self._thickness(state) for _ in range(steps.n_crystals)],
+            [self._thickness(state, start) for start in state.thickness_start],
             Scale(dataset.observations, steps.n_crystals, settings.scale_nodes),
             BeamPolicy(settings.g_max, settings.sg_max, settings.segment_length),
             nproc=settings.nproc,
@@ -87,13 +87,13 @@ class Builder:
         inputs, device = self.inputs, self.settings.device
         return Crystal(inputs.atoms.to(device), inputs.jacobian.to(device), inputs.names)
 
-    def _thickness(self, state: State) -> Thickness:
+    def _thickness(self, state: State, start: list[float]) -> Thickness:
         settings, grid = self.settings, ThicknessGrid(*state.grid)
         if state.thickness_model in PARAMETRIC:
-            return PARAMETRIC[state.thickness_model](grid, *state.thickness_start)
+            return PARAMETRIC[state.thickness_model](grid, *start)
         return Neural(
             grid,
-            torch.tensor(state.thickness_start, dtype=torch.float64),
+            torch.tensor(start, dtype=torch.float64),
             hidden=settings.network_hidden,
             terms=settings.network_terms,
             strength=settings.network_prior,

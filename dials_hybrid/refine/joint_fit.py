@@ -154,7 +154,6 @@ class JointFit:
             active=active,
             max_cycles=max_cycles,
             tolerance=tolerance,
-            final=stage == "final",
         )
         for number, step in enumerate(steps, start=1):
             fit = self._fit(step, active)

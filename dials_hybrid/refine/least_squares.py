@@ -77,7 +77,6 @@ def minimise(
     max_cycles: int,
     damping: float = 1e-3,
     tolerance: float = 1e-3,
-    final: bool = True,
 ) -> Iterator[Step]:
     """Improve x cycle by cycle; yields the state after each (that of the start for no cycles).
 
@@ -94,15 +93,12 @@ def minimise(
         max_cycles: at most so many cycles.
         damping: lambda of the first cycle.
         tolerance: relative decrease of the objective that counts as progress.
-        final: the last state is to have the Jacobian of its own x.
     """
-    search = _Search(linearise, x, prior, active, damping, tolerance, final)
+    search = _Search(linearise, x, prior, active, damping, tolerance)
     if max_cycles == 0:
         yield search.state
-    for cycle in range(max_cycles):
+    for _ in range(max_cycles):
         search.cycle()
-        if final and cycle == max_cycles - 1:
-            search.refresh()
         yield search.state
         if search.state.converged:
             return
@@ -111,8 +107,7 @@ def minimise(
 class _Search:
     """The state of a minimisation and how it moves."""
 
-    def __init__(self, linearise, x, prior, active, damping, tolerance, final):
-        self.final = final
+    def __init__(self, linearise, x, prior, active, damping, tolerance):
         self.linearise = linearise
         self.active = active
         self.tolerance = tolerance
@@ -126,10 +121,7 @@ class _Search:
             state = self.state
             shift, expected = self._shift()
             if expected < self.tolerance * state.objective:
-                if state.fresh or not self.final:
-                    break
-                self.refresh()
-                continue
+                break
             x = state.x + shift
             new = self._at(x, self.linearise(x, False), False, state.damping / 10.0, shift)
             gain = state.objective - new.objective

@@ -128,7 +128,7 @@ class Protocol:
 
     def _hand_over_to_network(self, hybrid: Hybrid, state: State) -> tuple[Hybrid, State]:
         """Put the network in place of the model refined so far, which becomes its p_0(t)."""
-        start = hybrid.thickness_weights()[0].tolist()
+        start = [model(hybrid.conditions[0]).detach().tolist() for model in hybrid.thickness]
         blocks = hybrid.slices()
         before = hybrid.vector()
         blank = replace(state, thickness_model="neural", thickness_start=start, vector=None)
@@ -159,7 +159,7 @@ class Protocol:
             scan=scan,
             grid=(maximum, self.build.n_nodes(dataset, maximum)),
             thickness_model=name,
-            thickness_start=scan.best[name],
+            thickness_start=[scan.best[name]] * dataset.steps.n_crystals,
         )
 
     def _scan_up_to(self, maximum: float, dataset: Dataset) -> ThicknessScan:
@@ -168,7 +168,7 @@ class Protocol:
             scan=None,
             grid=(maximum, self.build.n_nodes(dataset, maximum)),
             thickness_model="flat",
-            thickness_start=[maximum / 2.0],
+            thickness_start=[[maximum / 2.0]] * dataset.steps.n_crystals,
         )
         hybrid = self.build.hybrid(dataset, blank, mosaic=False)
         target = Target.of(dataset.observations, self.settings.instability)

@@ -65,7 +65,7 @@ class State:
     scan: ThicknessScan | None
     grid: tuple[float, int]  # maximum [A] and number of nodes of the thickness grid
     thickness_model: str  # the one whose parameters are in `vector`
-    thickness_start: list[float]  # its first numbers, or the weights of p_0(t) of the network
+    thickness_start: list[list[float]]  # of each crystal: its first numbers, or p_0(t) at the nodes
     vector: list[float] | None = None  # None before the first refinement
     history: list[Cycle] = field(default_factory=list)
 
@@ -88,7 +88,7 @@ class State:
                 scan=ThicknessScan(**content["scan"]),
                 grid=(float(maximum), int(n_nodes)),
                 thickness_model=str(content["thickness_model"]),
-                thickness_start=[float(value) for value in content["thickness_start"]],
+                thickness_start=[[float(value) for value in start] for start in content["thickness_start"]],
                 vector=None if vector is None else [float(value) for value in vector],
                 history=[_cycle(item) for item in content["history"]],
             )

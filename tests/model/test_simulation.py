@@ -62,7 +62,9 @@ def test_processes_change_nothing_but_rounding(bench, nproc):
     expected, found = bench.differentiate(one), bench.differentiate(several)
     for name in ("intensity", "by_structure", "by_orientation"):
         values = getattr(expected, name)
-        torch.testing.assert_close(getattr(found, name), values, rtol=0, atol=1e-13 * float(values.abs().max()))
+        torch.testing.assert_close(
+            getattr(found, name), values, rtol=0, atol=1e-13 * float(values.abs().max())
+        )
 
 
 def test_run_and_differentiate_give_the_same_intensities(bench):

@@ -1,3 +1,17 @@
-"""Dynamical refinement of 3D electron diffraction data, as a plugin for DIALS."""
+"""Dynamical refinement of 3D electron diffraction data, as a plugin for DIALS.
+
+`HybridRefinement` is the way in from Python; see `dials_hybrid.algorithm`.
+"""
 
 from __future__ import annotations
+
+__all__ = ["HybridRefinement", "run_hybrid_refine"]
+
+
+def __getattr__(name: str):
+    # On demand: the command line must show its help without importing torch.
+    if name in __all__:
+        from dials_hybrid import algorithm
+
+        return getattr(algorithm, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,6 +36,7 @@ from dials_hybrid.io.structure import (
     read_structure,
     updated_structure,
 )
+from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.orientation import mosaic_deviates
 from dials_hybrid.model.parallel import number_of_processors, processes
 from dials_hybrid.phil import phil_scope
@@ -292,6 +293,7 @@ def _run_protocol(inputs: Inputs, settings: Settings, params) -> tuple[dict[str,
         inputs,
         settings,
         on_stage=on_stage,
+        on_model=_log_model,
         on_cycle=lambda cycle: logger.info(tables.cycle_line(cycle)),
         on_checkpoint=on_checkpoint,
         progress=lambda iterable, total: progress(iterable, total=total),
@@ -300,6 +302,22 @@ def _run_protocol(inputs: Inputs, settings: Settings, params) -> tuple[dict[str,
     outcome = protocol.run(start)
     close_stage()
     return seconds, outcome
+
+
+def _log_model(hybrid: Hybrid) -> None:
+    simulation, policy = hybrid.simulation, hybrid.policy
+    n_beams = simulation.n_beams
+    logger.info(
+        f"{len(hybrid.dataset.steps)} rocking steps, {sum(n_beams) / len(n_beams):.0f} beams on average "
+        f"and {max(n_beams)} at most (|g| < {policy.g_max:.2f}, |S_g| < {policy.sg_max:g} 1/A), "
+        f"{len(hybrid.grid)} thicknesses"
+    )
+    missed = int((~simulation.covered()).sum())
+    if missed:
+        logger.warning(
+            f"{missed} observations are never among the beams and count as calculated zero: "
+            "raise beams.sg_max or beams.g_max"
+        )
 
 
 def _resumed(filename: str | Path, inputs: Inputs, settings: Settings) -> State:

@@ -112,10 +112,6 @@ class Observations(_Tensors):
     def __len__(self) -> int:
         return len(self.intensity)
 
-    def select(self, mask: Tensor) -> Observations:
-        """The observations where `mask` (M,) is true."""
-        return replace(self, **{f.name: getattr(self, f.name)[mask] for f in fields(self)})
-
 
 @dataclass(frozen=True)
 class Dataset:
@@ -126,7 +122,6 @@ class Dataset:
     wavelength: float  # [A]
     n_rows: int  # rows of the source table
     rejected: dict[str, int] = field(default_factory=dict)  # reason -> number of rows
-    provenance: dict[str, str] = field(default_factory=dict)
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> Dataset:
         return replace(

@@ -48,6 +48,7 @@ class Protocol:
         inputs: data and structure.
         settings: see `Settings`.
         on_stage: called with the name of a stage as it starts.
+        on_model: called once with the model, before anything is refined.
         on_cycle: called after each cycle.
         on_checkpoint: called with the state after each stage.
         progress: wraps long loops, to show them.
@@ -59,6 +60,7 @@ class Protocol:
         settings: Settings,
         *,
         on_stage: Callable[[str], None] = lambda stage: None,
+        on_model: Callable[[Hybrid], None] = lambda hybrid: None,
         on_cycle: Callable[[Cycle], None] = lambda cycle: None,
         on_checkpoint: Callable[[State], None] = lambda state: None,
         progress: Progress = silent,
@@ -67,6 +69,7 @@ class Protocol:
         self.settings = settings
         self.build = Builder(inputs, settings, progress)
         self.on_stage = on_stage
+        self.on_model = on_model
         self.on_cycle = on_cycle
         self.on_checkpoint = on_checkpoint
 
@@ -78,6 +81,7 @@ class Protocol:
             self.on_checkpoint(state)
         dataset = self.build.dataset(state.grid[0], self.settings.mosaic_points)
         hybrid = self.build.hybrid(dataset, state)
+        self.on_model(hybrid)
         if state.vector is None:
             self._joint_fit(hybrid).set_scale()
         fit = None

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import re
 
-import iotbx.cif
 import numpy as np
 import pytest
 import torch
 
+import iotbx.cif
 from cctbx import adptbx, sgtbx, xray
 
 from dials_hybrid.io.cif import SCATTERING_SOURCE, refinement_items, structure_cif_block, write_cif

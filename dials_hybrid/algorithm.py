@@ -29,6 +29,7 @@ from dials_hybrid.io.reflections import (
     lorentz_corrected,
     output_table,
     read_observations,
+    rocking_half_width,
 )
 from dials_hybrid.io.structure import (
     atomic_model,
@@ -39,7 +40,7 @@ from dials_hybrid.io.structure import (
 from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.orientation import mosaic_deviates
 from dials_hybrid.model.parallel import number_of_processors, processes
-from dials_hybrid.phil import phil_scope
+from dials_hybrid.phil import check_values, phil_scope
 from dials_hybrid.refine.protocol import Outcome, Protocol
 from dials_hybrid.refine.state import Inputs, Settings, State
 from dials_hybrid.report import tables
@@ -48,6 +49,16 @@ from dials_hybrid.result import Result, figures, refined_parameters, thickness_r
 logger = logging.getLogger("dials.hybrid_refine.algorithm")
 
 _CHECKPOINT_FORMAT = "dials.hybrid_refine checkpoint"
+# Settings that give a checkpoint's numbers their meaning, and the parameters behind them.
+_SAME_ON_RESUME = {
+    "tilt_nodes": "orientation.tilt_nodes",
+    "mosaic_points": "orientation.mosaic_points",
+    "scale_nodes": "scale.nodes",
+    "network_hidden": "thickness.network.hidden",
+    "network_terms": "thickness.network.terms",
+    "free_fraction": "data.free_fraction",
+    "seed": "seed",
+}
 _STAGE_TITLES = {
     "scan": "Thickness scan",
     "orientation": "Orientation, mosaicity, thickness and scale",
@@ -122,8 +133,10 @@ def run_hybrid_refine(experiments, reflections, structure, params) -> Result:
     """
     started = time.time()
     torch.set_num_threads(1)
-    table = combine_tables(reflections)
+    check_values(params)
+    _check_device(params.device)
     _check_inputs(experiments, structure)
+    table = combine_tables(reflections, experiments)
     structure = prepare_structure(
         structure,
         adp=params.structure.adp,
@@ -135,8 +148,8 @@ def run_hybrid_refine(experiments, reflections, structure, params) -> Result:
     inputs = _inputs(experiments, table, structure, free, params)
     sample = inputs.dataset(1.0, 1)
     settings = _settings(params, sample)
-    _check_device(settings.device)
     logger.info(tables.input_table(sample.n_rows, len(sample.observations), sample.rejected))
+    _check_amount(sample, len(inputs.names))
     _check_setting(table, sample, structure)
     seconds, outcome = _run_protocol(inputs, settings, params)
     seconds["total"] = time.time() - started
@@ -160,12 +173,15 @@ def _check_inputs(experiments, structure) -> None:
 
 def _inputs(experiments, table, structure, free: Constraints, params) -> Inputs:
     sweeps = [read_sweep(experiment) for experiment in experiments]
-    half_width = [_half_width(experiment, params) for experiment in experiments]
+    half_width = [
+        _half_width(experiment, table, index, params) for index, experiment in enumerate(experiments)
+    ]
     wavelength = float(np.mean([experiment.beam.get_wavelength() for experiment in experiments]))
     g_max = params.beams.g_max
     d_min = [d for d in (params.data.d_min, None if g_max is Auto else 1.0 / g_max) if d]
 
     def dataset(step: float, mosaic_points: int) -> Dataset:
+        step = min(step, 0.25 * min(half_width))  # however thin the crystal
         steps = rocking_steps(sweeps, step, lambda n: mosaic_deviates(n, mosaic_points))
         observations, rows = read_observations(
             table,
@@ -183,17 +199,24 @@ def _inputs(experiments, table, structure, free: Constraints, params) -> Inputs:
     return Inputs(dataset, atomic_model(structure), free.jacobian, free.names, free.origin_shifts)
 
 
-def _half_width(experiment, params) -> float:
+def _half_width(experiment, table, index: int, params) -> float:
     """Half of the rocking curve at |zeta| = 1 [degree]."""
     if params.data.rocking_width is not Auto:
         return params.data.rocking_width
     try:
         return float(np.max(experiment.profile.delta_m(deg=True)))
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError):  # dials.combine_experiments leaves it behind
+        half_width = rocking_half_width(table, index, experiment.scan.get_oscillation()[1])
+    if half_width is None:
         raise ValueError(
-            "an experiment has no profile model to say how wide the rocking curves are: "
-            "set data.rocking_width"
-        ) from error
+            f"experiment {index} has no profile model and its reflections have no boxes (bbox) to say how "
+            "wide the rocking curves are: set data.rocking_width"
+        )
+    logger.info(
+        f"Experiment {index} has no profile model: half of a rocking curve is taken to be {half_width:.2f} "
+        "degree wide, from the boxes of integration"
+    )
+    return half_width
 
 
 def _settings(params, sample: Dataset) -> Settings:
@@ -235,10 +258,28 @@ def _auto(value, default):
 
 def _check_device(device: str) -> None:
     try:
+        if torch.device(device).type not in ("cpu", "cuda"):
+            raise RuntimeError("it is neither cpu nor cuda")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device={device} cannot be used here: {reason}") from error
+
+
+def _check_amount(dataset: Dataset, n_parameters: int) -> None:
+    """Raise ValueError if there is too little to refine against."""
+    observations = dataset.observations
+    if len(observations) <= n_parameters:
+        raise ValueError(
+            f"{len(observations)} observations cannot determine the {n_parameters} parameters of the "
+            "structure: the log says why reflections were left out"
+        )
+    for crystal in range(dataset.steps.n_crystals):
+        if not (observations.crystal == crystal).any():
+            raise ValueError(
+                f"no reflection of experiment {crystal} can be used: give its reflections, or leave out "
+                "the experiment"
+            )
 
 
 def _check_setting(table, dataset: Dataset, structure) -> None:
@@ -267,6 +308,7 @@ def _check_setting(table, dataset: Dataset, structure) -> None:
 
 
 def _run_protocol(inputs: Inputs, settings: Settings, params) -> tuple[dict[str, float], Outcome]:
+    identity = _identity(inputs, settings)
     seconds: dict[str, float] = {}
     clock = {"stage": "", "since": time.time()}
 
@@ -286,8 +328,7 @@ def _run_protocol(inputs: Inputs, settings: Settings, params) -> tuple[dict[str,
             logger.info(tables.scan_table(state.scan.best, state.scan.best_chi_squared))
             logger.info(f"Thickness considered: up to {state.grid[0]:.0f} A")
         if params.output.checkpoint:
-            content = {"format": _CHECKPOINT_FORMAT, "names": list(inputs.names), **state.as_dict()}
-            write_json(params.output.checkpoint, content)
+            write_json(params.output.checkpoint, {**identity, **state.as_dict()})
 
     protocol = Protocol(
         inputs,
@@ -298,7 +339,7 @@ def _run_protocol(inputs: Inputs, settings: Settings, params) -> tuple[dict[str,
         on_checkpoint=on_checkpoint,
         progress=lambda iterable, total: progress(iterable, total=total),
     )
-    start = _resumed(params.resume, inputs, settings) if params.resume else None
+    start = _resumed(params.resume, identity, settings) if params.resume else None
     outcome = protocol.run(start)
     close_stage()
     return seconds, outcome
@@ -320,14 +361,33 @@ def _log_model(hybrid: Hybrid) -> None:
         )
 
 
-def _resumed(filename: str | Path, inputs: Inputs, settings: Settings) -> State:
+def _identity(inputs: Inputs, settings: Settings) -> dict:
+    """What a checkpoint and the run that resumes it must have in common."""
+    return {
+        "format": _CHECKPOINT_FORMAT,
+        "names": list(inputs.names),
+        "n_observations": len(inputs.dataset(1.0, 1).observations),
+        "settings": {name: getattr(settings, name) for name in _SAME_ON_RESUME},
+    }
+
+
+def _resumed(filename: str | Path, identity: dict, settings: Settings) -> State:
     content = read_checkpoint(filename)
-    state = State.from_dict(content)
+    try:
+        state = State.from_dict(content)
+    except ValueError as error:
+        raise ValueError(f"{filename}: {error}") from error
     expected = "normal" if settings.thickness_model == "neural" else settings.thickness_model
-    if content.get("names") != list(inputs.names):
+    if content.get("names") != identity["names"]:
         raise ValueError(f"{filename} belongs to a refinement of another structure")
+    if content.get("n_observations") != identity["n_observations"]:
+        raise ValueError(f"{filename} belongs to a refinement against other reflections")
     if state.thickness_model not in (expected, settings.thickness_model):
         raise ValueError(f"{filename} was written with thickness.model={state.thickness_model}: use it again")
+    for name, parameter in _SAME_ON_RESUME.items():
+        before = content.get("settings", {}).get(name)
+        if before != identity["settings"][name]:
+            raise ValueError(f"{filename} was written with {parameter}={before}: use it again")
     logger.info(f"Continuing after stage '{state.stage}' of {filename}")
     return state
 

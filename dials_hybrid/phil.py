@@ -1,8 +1,14 @@
-"""Every parameter of the programs, with its help."""
+"""Every parameter of the programs, with its help.
+
+A parameter may be None or Auto where that is its default or its help says what it means.
+"""
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import libtbx.phil
+from libtbx import Auto
 
 phil_scope = libtbx.phil.parse(
     """
@@ -43,9 +49,10 @@ data {
     .help = "Leave out reflections close to the rotation axis, with |zeta| below this."
     .expert_level = 1
   rocking_width = Auto
-    .type = float(value_min=0)
+    .type = float(value_min=0.001)
     .help = "Half of the range of scan angle over which a reflection with |zeta| = 1 is integrated"
-            "[degree]. Auto: delta_m of the profile model."
+            "[degree]. Auto: delta_m of the profile model; without one, from the boxes over which the"
+            "reflections were integrated."
     .expert_level = 1
   free_fraction = 0.05
     .type = float(value_min=0, value_max=0.5)
@@ -53,16 +60,16 @@ data {
 }
 beams {
   g_max = Auto
-    .type = float(value_min=0)
+    .type = float(value_min=0.1)
     .help = "Largest |g| of the beams that take part [1/Angstrom]. Auto: 1.1 times the largest of the"
             "data, at least 1.8."
   sg_max = 0.01
-    .type = float(value_min=0)
+    .type = float(value_min=0.0001)
     .help = "Largest excitation error of the beams that take part [1/Angstrom]."
   rocking_step = Auto
-    .type = float(value_min=0)
-    .help = "Scan angle between two solutions of the wave equation [degree]. Auto: from thickness and"
-            "g_max."
+    .type = float(value_min=0.0001)
+    .help = "Scan angle between two solutions of the wave equation [degree]; at most a quarter of"
+            "data.rocking_width. Auto: from thickness and g_max."
     .expert_level = 1
   segment_length = 8
     .type = int(value_min=1)
@@ -76,7 +83,7 @@ orientation {
             "in 20 degrees of scan, 2 to 12."
     .expert_level = 1
   restraint = 0.05
-    .type = float(value_min=0)
+    .type = float(value_min=0.0001)
     .help = "Standard deviation of the prior on the tilts [degree]."
     .expert_level = 1
   mosaic_points = 5
@@ -84,7 +91,7 @@ orientation {
     .help = "Quantiles of the mosaic spread, which is refined. 1: no mosaicity."
     .expert_level = 1
   mosaic_spread = 0.04
-    .type = float(value_min=0)
+    .type = float(value_min=0.001)
     .help = "Start of the mosaic spread (standard deviation) [degree]."
     .expert_level = 2
 }
@@ -95,7 +102,7 @@ thickness {
             "truncated normal distribution, or one that a small network learns as a function of scan"
             "angle and beam direction."
   maximum = Auto
-    .type = float(value_min=1)
+    .type = float(value_min=50)
     .help = "Largest thickness considered [Angstrom]. Auto: from the thickness scan."
   network {
     hidden = 8
@@ -107,7 +114,7 @@ thickness {
       .help = "Cosine terms by which the network shapes the distribution."
       .expert_level = 2
     prior = 0.3
-      .type = float(value_min=0)
+      .type = float(value_min=0.001)
       .help = "Standard deviation of the prior on the network's weights: smaller is closer to the"
               "distribution that it starts from."
       .expert_level = 2
@@ -154,22 +161,30 @@ seed = 0
 output {
   cif = hybrid_refined.cif
     .type = path
-    .help = "The refined structure."
+    .help = "The refined structure. None: do not write it."
   experiments = hybrid_refined.expt
     .type = path
-    .help = "The experiments with the refined orientation."
+    .help = "The experiments with the refined orientation. None: do not write it."
   reflections = hybrid_refined.refl
     .type = path
-    .help = "The input rows with calculated intensities."
+    .help = "The input rows with calculated intensities. None: do not write it."
   json = dials.hybrid_refine.json
     .type = path
-    .help = "All figures of the refinement, for scripts."
+    .help = "All figures of the refinement, for scripts. None: do not write it."
   log = dials.hybrid_refine.log
     .type = path
-    .help = "The log."
+    .help = "The log. None: do not write it."
   checkpoint = dials.hybrid_refine.checkpoint
     .type = path
     .help = "State after the last completed stage, for resume=. None: do not write one."
 }
 """
 )
+
+
+def check_values(params) -> None:
+    """Raise ValueError if a parameter is None or Auto without this having a meaning."""
+    for definition in phil_scope.all_definitions():
+        value, default = attrgetter(definition.path)(params), definition.object.extract()
+        if value in (None, Auto) and value is not default and f"{value}:" not in definition.object.help:
+            raise ValueError(f"{definition.path} cannot be {value}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -192,3 +192,10 @@ def largest_error(found: Tensor, expected: Tensor) -> float:
     scale = expected.abs().amax(0)
     assert (scale > 0.0).all(), "a derivative that is zero throughout tests nothing"
     return float(((found - expected).abs().amax(0) / scale).max())
+
+
+def selected(observations, mask):
+    """The observations where `mask` (M,) is true."""
+    return replace(
+        observations, **{f.name: getattr(observations, f.name)[mask] for f in fields(observations)}
+    )

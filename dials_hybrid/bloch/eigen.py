@@ -11,11 +11,16 @@ A perturbation dA changes psi by (Daleckii & Krein)
 so that the thickness average of the intensity of beam m, I_m = sum_t p_mt |psi_m(t)|^2, changes by
 
     dI_m = 2 Re sum_ab Z_mab D_ab,    Z_mab = V_ma c_b (Q_ma - Q_mb) / (e_a - e_b),
-    Q_ma = sum_t p_mt conj(psi_m(t)) e^{i e_a t}.
+    Q_ma = sum_t p_mt conj(psi_m(t)) e^{i e_a t},
 
-Every thickness is contracted into Q first: derivatives cost the same for one thickness and for
-forty. Where e_a = e_b (a zone axis has exact degeneracies) the quotient is the mean of the
-derivatives dQ/de; nothing is divided by zero.
+or, back in the basis of the beams,
+
+    dI_m = 2 Re sum_gh G_mgh dA_gh,   G_m = pi/K conj(V) Z_m V^T.
+
+Every thickness is contracted into Q first, and G does not know by what A will be differentiated:
+derivatives cost the same for one thickness and for forty, for one parameter and for hundreds. Where
+e_a = e_b (a zone axis has exact degeneracies) the quotient is the mean of the derivatives dQ/de;
+nothing is divided by zero.
 """
 
 from __future__ import annotations
@@ -56,15 +61,40 @@ def solve(a: Tensor, wave_number: float) -> BlochWaves:
     return BlochWaves(eigenvalues * scale, vectors, vectors[:, 0].conj())
 
 
-def sensitivities(waves: BlochWaves, thickness: Tensor, p: Tensor, beams: Tensor) -> Tensor:
-    """Z (K, m, N, N), the derivatives of averaged intensities in the Bloch-wave basis.
+def gradients(
+    waves: BlochWaves,
+    thickness: Tensor,
+    p: Tensor,
+    beams: Tensor,
+    window: Tensor,
+    wave_number: float,
+) -> tuple[Tensor, Tensor]:
+    """G of the averaged intensities of m beams.
 
     Args:
         waves: the solutions of K steps.
         thickness: quadrature nodes (T,) [A].
         p: their weights for each of the m beams (m, T).
         beams: positions of the m beams (m,).
+        window: weight of each step for each of them (m, K).
+        wave_number: K [1/A].
+
+    Returns:
+        G summed over steps (m, N, N), and its diagonal at each step (K, m, N), both with the weights
+        of `window` and such that dI_m = 2 Re sum_gh G_mgh dA_gh.
     """
+    z = _divided_differences(waves, thickness, p, beams)
+    k, m, n, _ = z.shape
+    z = z * (window.T * (math.pi / wave_number))[:, :, None, None]
+    v = waves.vectors
+    right = (z.reshape(k, m * n, n) @ v.mT).reshape(k, m, n, n)
+    diagonal = torch.einsum("kga,kmag->kmg", v.conj(), right)
+    left = v.conj().permute(1, 0, 2).reshape(n, k * n)
+    return left @ right.transpose(0, 1).reshape(m, k * n, n), diagonal
+
+
+def _divided_differences(waves: BlochWaves, thickness: Tensor, p: Tensor, beams: Tensor) -> Tensor:
+    """Z (K, m, N, N)."""
     phases = waves.phases(thickness)
     rows = waves.vectors[:, beams]
     psi = rows @ (phases * waves.excitation[..., None])
@@ -74,28 +104,10 @@ def sensitivities(waves: BlochWaves, thickness: Tensor, p: Tensor, beams: Tensor
     e = waves.eigenvalues
     difference = e[:, :, None] - e[:, None, :]
     # Between cancellation (below) and the error of the mean derivative (above).
-    tolerance = 1e-5 if e.dtype == torch.float64 else 3e-3
+    tolerance = 1e-5 if e.dtype == torch.float64 else 1e-2
     degenerate = difference.abs() * thickness.max() < tolerance
     inverse = torch.where(degenerate, 0.0, 1.0 / torch.where(degenerate, 1.0, difference))
     quotient = (q[..., :, None] - q[..., None, :]) * inverse[:, None]
-    near = degenerate.nonzero(as_tuple=True)
-    step, i, j = near
+    step, i, j = degenerate.nonzero(as_tuple=True)
     quotient[step, :, i, j] = 0.5 * (dq[step, :, i] + dq[step, :, j])
     return rows[..., :, None] * quotient * waves.excitation[:, None, None, :]
-
-
-def in_bloch_basis(waves: BlochWaves, da: Tensor, wave_number: float) -> Tensor:
-    """D = V^+ (pi/K dA) V, shape (K, P, N, N), for perturbations dA (P, N, N) of every step."""
-    n = da.shape[-1]
-    right = (da.reshape(-1, n) @ waves.vectors).reshape(-1, len(da), n, n)
-    return waves.vectors.mH[:, None] @ right * (math.pi / wave_number)
-
-
-def diagonal_in_bloch_basis(waves: BlochWaves, da: Tensor, wave_number: float) -> Tensor:
-    """The same for one diagonal perturbation a step, dA (K, N); shape (K, N, N)."""
-    return waves.vectors.mH @ (da[..., None] * waves.vectors) * (math.pi / wave_number)
-
-
-def intensity_derivatives(z: Tensor, d: Tensor) -> Tensor:
-    """dI (K, m, P) = 2 Re sum_ab Z_mab D_ab from Z (K, m, N, N) and D (K, P, N, N)."""
-    return 2.0 * (z.flatten(2) @ d.flatten(2).mT).real

@@ -12,7 +12,7 @@ from dials_hybrid.bloch.beams import Segment
 from dials_hybrid.bloch.geometry import excitation_error_tilts, excitation_errors
 from dials_hybrid.bloch.matrix import coupling
 
-_WORKSPACE = 2**24  # complex numbers held at once by the derivatives of a segment
+_WORKSPACE = 2**22  # complex numbers held at once by the derivatives of a segment
 
 
 @dataclass(frozen=True)
@@ -97,31 +97,21 @@ def segment_derivatives(
     """
     n = len(task.segment.hkl)
     a, r, m = structure_matrices(task, basis, beam, potential.u, wave_number)
-    da = None
-    if potential.derivatives is not None:
-        da = coupling(potential.derivatives, task.pairs, m)
-    perturbations = axes.shape[1] + (0 if da is None else len(da))
-    chunk = max(1, _WORKSPACE // (n * n * (len(task.beams) + perturbations)))
-    intensity, by_structure, by_tilt = 0.0, None, []
+    chunk = max(1, _WORKSPACE // (n * n * len(task.beams)))
+    intensity, gradient, by_tilt = 0.0, 0.0, []
     for first in range(0, len(a), chunk):
         part = slice(first, first + chunk)
         window = task.window[:, part]
         waves = eigen.solve(a[part], wave_number)
         psi = waves.amplitudes(thickness, task.beams)
         intensity = intensity + torch.einsum("mk,kmt->mt", window, psi.abs() ** 2)
-        z = eigen.sensitivities(waves, thickness, p, task.beams)
-        if da is not None:
-            d = eigen.in_bloch_basis(waves, da, wave_number)
-            di = torch.einsum("mk,kmp->mp", window, eigen.intensity_derivatives(z, d))
-            by_structure = di if by_structure is None else by_structure + di
+        summed, diagonal = eigen.gradients(waves, thickness, p, task.beams, window, wave_number)
+        gradient = gradient + summed
         ds = excitation_error_tilts(r[part, None], beam, axes[part, :, None])
-        ddiagonal = (2.0 * wave_number * ds * m**2).to(a.dtype)
-        d = torch.stack(
-            [
-                eigen.diagonal_in_bloch_basis(waves, ddiagonal[:, i], wave_number)
-                for i in range(axes.shape[1])
-            ],
-            dim=1,
-        )
-        by_tilt.append(eigen.intensity_derivatives(z, d).transpose(0, 1) * window[..., None])
+        da = 2.0 * wave_number * ds * m**2
+        by_tilt.append(2.0 * torch.einsum("kmg,kxg->mkx", diagonal.real, da))
+    by_structure = None
+    if potential.derivatives is not None:
+        da = coupling(potential.derivatives, task.pairs, m)
+        by_structure = 2.0 * (gradient.flatten(1) @ da.flatten(1).T).real
     return SegmentSums(intensity, by_structure, torch.cat(by_tilt, dim=1))

@@ -22,7 +22,9 @@ Examples::
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import time
 from pathlib import Path
 
 import libtbx.phil
@@ -31,6 +33,7 @@ import dials.util
 import dials.util.log
 from dials.util.options import ArgumentParser, reflections_and_experiments_from_files
 from dials.util.version import dials_version
+from dxtbx.model.experiment_list import ExperimentList
 
 from dials_hybrid.phil import phil_scope
 
@@ -54,29 +57,33 @@ def run(args: list[str] | None = None, phil: libtbx.phil.scope = phil_scope) -> 
     )
     args = sys.argv[1:] if args is None else args
     _check_files(args)
-    params, options, unhandled = parser.parse_args(args=args, show_diff_phil=False, return_unhandled=True)
+    params, options, unhandled = _parse(parser, args)
     structures = [name for name in unhandled if name.lower().endswith(_STRUCTURE_ENDINGS)]
     strange = [name for name in unhandled if name not in structures]
     if strange:
-        sys.exit(
-            f"dials.hybrid_refine does not understand {' '.join(strange)}: neither a parameter "
-            "(see dials.hybrid_refine -c -e2) nor an input file"
-        )
-    if not (params.input.experiments and params.input.reflections and structures):
+        _refuse(strange)
+    needed = {
+        "experiments (.expt)": params.input.experiments,
+        "reflections (.refl)": params.input.reflections,
+        "structure (.cif, .ins, .res, .pdb)": structures,
+    }
+    if not all(needed.values()):
         parser.print_help()
-        missing = [
-            what
-            for what, given in (
-                ("experiments (.expt)", params.input.experiments),
-                ("reflections (.refl)", params.input.reflections),
-                ("structure (.cif, .ins, .res, .pdb)", structures),
-            )
-            if not given
-        ]
+        missing = [what for what, given in needed.items() if not given]
         sys.exit(f"dials.hybrid_refine needs {' and '.join(missing)}" if args else 0)
     if len(structures) > 1:
         sys.exit(f"dials.hybrid_refine takes one structure, not {' and '.join(structures)}")
-    _refine(parser, params, options, structures[0])
+    _check_outputs(params.output)
+    started = time.time()
+    try:
+        _refine(parser, params, options, structures[0])
+    except OSError as error:
+        sys.exit(f"dials.hybrid_refine: {error.filename or 'a file'}: {error.strerror or error}")
+    except ValueError as error:
+        logger.debug("", exc_info=True)
+        sys.exit(f"dials.hybrid_refine: {error}")
+    except KeyboardInterrupt:
+        _say_how_to_continue(params.output.checkpoint, started)
 
 
 def _check_files(args: list[str]) -> None:
@@ -86,6 +93,67 @@ def _check_files(args: list[str]) -> None:
             sys.exit(f"dials.hybrid_refine cannot find the file {name}")
 
 
+def _parse(parser: ArgumentParser, args: list[str]):
+    try:
+        return parser.parse_args(args=args, show_diff_phil=False, return_unhandled=True)
+    except Exception as error:
+        guilty = [arg for arg in args if not _parses(parser, arg)]
+        reason = " ".join(str(error).split())
+        if guilty and guilty[0].startswith("input.") and Path(guilty[0].partition("=")[2]).exists():
+            reason = f"this is not such a file ({reason})"
+        sys.exit(": ".join(["dials.hybrid_refine", *guilty[:1], reason]))
+
+
+def _parses(parser: ArgumentParser, arg: str) -> bool:
+    try:
+        parser.parse_args(args=[arg], show_diff_phil=False, return_unhandled=True)
+    except Exception:
+        return False
+    return True
+
+
+def _refuse(strange: list[str]) -> None:
+    """Stop because of arguments that are neither parameters nor input that can be read."""
+    for name in strange:
+        if name.lower().endswith((".expt", ".json")) and Path(name).is_file():
+            try:
+                ExperimentList.from_file(name, check_format=False)
+            except Exception as error:
+                sys.exit(f"dials.hybrid_refine cannot read experiments from {name}: {error}")
+        elif name.lower().endswith((".refl", ".pickle")) and Path(name).is_file():
+            sys.exit(f"dials.hybrid_refine cannot read reflections from {name}")
+    sys.exit(
+        f"dials.hybrid_refine does not understand {' '.join(strange)}: neither a parameter "
+        "(see dials.hybrid_refine -c -e2) nor an input file"
+    )
+
+
+def _check_outputs(output: libtbx.phil.scope_extract) -> None:
+    """Stop before the work if its result cannot be written."""
+    for definition in phil_scope.get("output").all_definitions():
+        filename = getattr(output, definition.object.name)
+        if not filename:
+            continue
+        target = Path(filename).resolve()
+        device = target.exists() and not target.is_file()
+        places = [target] if device else [place for place in (target, target.parent) if place.exists()]
+        if target.is_dir():
+            reason = "it is a folder"
+        elif not target.parent.is_dir():
+            reason = f"there is no folder {target.parent}"
+        elif not all(os.access(place, os.W_OK) for place in places):
+            reason = "permission denied"
+        else:
+            continue
+        sys.exit(f"dials.hybrid_refine cannot write {definition.path}={filename}: {reason}")
+
+
+def _say_how_to_continue(checkpoint: str | None, started: float) -> None:
+    if checkpoint and Path(checkpoint).exists() and Path(checkpoint).stat().st_mtime >= started:
+        sys.exit(f"Interrupted; continue with resume={checkpoint}")
+    sys.exit("Interrupted")
+
+
 def _refine(parser, params, options, structure_file: str) -> None:
     dials.util.log.config(verbosity=options.verbose, logfile=params.output.log)
     logger.info(dials_version())
@@ -93,24 +161,21 @@ def _refine(parser, params, options, structure_file: str) -> None:
     if diff_phil:
         logger.info("The following parameters have been modified:\n")
         logger.info(diff_phil)
+    logger.info(f"Start model from {structure_file}\n")
 
     # Here, not at the top: help and parameter listings need no torch.
     from dials_hybrid.algorithm import run_hybrid_refine
     from dials_hybrid.io.structure import read_structure
 
-    reflections, experiments = reflections_and_experiments_from_files(
-        params.input.reflections, params.input.experiments
-    )
     try:
-        structure = read_structure(structure_file)
-        result = run_hybrid_refine(experiments, reflections, structure, params)
-        _save(result, params)
-    except (ValueError, OSError) as error:
-        logger.debug("", exc_info=True)
-        sys.exit(f"dials.hybrid_refine: {error}")
-    except KeyboardInterrupt:
-        hint = params.output.checkpoint
-        sys.exit(f"Interrupted; continue with resume={hint}" if hint else "Interrupted")
+        reflections, experiments = reflections_and_experiments_from_files(
+            params.input.reflections, params.input.experiments
+        )
+    except RuntimeError as error:  # of dxtbx
+        raise ValueError(f"{error}: was it given twice?") from error
+    structure = read_structure(structure_file)
+    result = run_hybrid_refine(experiments, reflections, structure, params)
+    _save(result, params)
 
 
 def _save(result, params) -> None:
@@ -120,16 +185,20 @@ def _save(result, params) -> None:
     from dials_hybrid.result import cif_block
 
     output = params.output
-    logger.info(f"Saving the refined structure to {output.cif}")
-    write_cif(output.cif, {"hybrid_refined": cif_block(result)})
-    logger.info(f"Saving refined experiments to {output.experiments}")
-    with atomic_write(output.experiments) as path:
-        result.experiments.as_file(str(path))
-    logger.info(f"Saving reflections with calculated intensities to {output.reflections}")
-    with atomic_write(output.reflections) as path:
-        result.reflections.as_file(str(path))
-    logger.info(f"Saving all figures to {output.json}")
-    write_json(output.json, result.summary)
+    if output.cif:
+        logger.info(f"Saving the refined structure to {output.cif}")
+        write_cif(output.cif, {"hybrid_refined": cif_block(result)})
+    if output.experiments:
+        logger.info(f"Saving refined experiments to {output.experiments}")
+        with atomic_write(output.experiments) as path:
+            result.experiments.as_file(str(path))
+    if output.reflections:
+        logger.info(f"Saving reflections with calculated intensities to {output.reflections}")
+        with atomic_write(output.reflections) as path:
+            result.reflections.as_file(str(path))
+    if output.json:
+        logger.info(f"Saving all figures to {output.json}")
+        write_json(output.json, result.summary)
 
 
 if __name__ == "__main__":

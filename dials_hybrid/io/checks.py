@@ -87,7 +87,8 @@ def check_setting(
 def _settings(structure: xray.structure) -> dict[str, np.ndarray]:
     """Rotations (3, 3) of the lattice beyond those of the Laue group, the identity first.
 
-    Each is named by what it does to Miller indices, "-h,-k,l", and acts on them as rows: h R.
+    Each is named by what it does to Miller indices, "-h,-k,l", and acts on them as rows: h R. Of those
+    that the Laue group makes equivalent the one with the shortest name stands for all.
     """
     symmetry = structure.crystal_symmetry()
     to_niggli = symmetry.change_of_basis_op_to_niggli_cell()
@@ -97,7 +98,8 @@ def _settings(structure: xray.structure) -> dict[str, np.ndarray]:
     laue_rotations = [_rotation(operation) for operation in laue.all_ops()]
     identity = np.eye(3, dtype=int)
     settings, seen = {"h,k,l": identity}, [_coset(identity, laue_rotations)]
-    for operation in lattice.change_basis(to_niggli.inverse()).all_ops():
+    operations = lattice.change_basis(to_niggli.inverse()).all_ops()
+    for operation in sorted(operations, key=lambda operation: len(operation.r().as_hkl())):
         rotation = _rotation(operation)
         coset = _coset(rotation, laue_rotations)
         if coset not in seen:

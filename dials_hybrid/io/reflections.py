@@ -9,7 +9,10 @@ import numpy as np
 import torch
 
 from dials.array_family import flex
-from dials.util.multi_dataset_handling import renumber_table_id_columns
+from dials.util.multi_dataset_handling import (
+    renumber_table_id_columns,
+    sort_tables_to_experiments_order,
+)
 
 from dials_hybrid.data import Observations, RockingSteps
 from dials_hybrid.io.experiments import Sweep
@@ -119,7 +122,9 @@ def read_observations(
 
     safe = np.where((crystal >= 0) & (crystal < len(sweeps)), crystal, 0)
     first, last, angle = _windows(sweeps, steps, safe, z, np.array(half_width)[safe] / zeta.clip(1e-3))
-    rows.reject(last <= first, "outside the scan")
+    limits = np.array([sweep.z[[0, -1]] for sweep in sweeps])[safe]
+    rows.reject((last <= first) & ((z < limits[:, 0]) | (z > limits[:, 1])), "outside the scan")
+    rows.reject(last <= first, "rocking curve narrower than the rocking step")
     if not rows.kept.any():
         raise ValueError(f"no reflection is left of {len(table)}: {_counts(rows.counts)}")
     kept = np.flatnonzero(rows.kept)
@@ -198,22 +203,57 @@ def output_table(
     return table
 
 
-def combine_tables(reflections) -> flex.reflection_table:
-    """One table from one or several, with `id` counting the experiments in their order.
+def combine_tables(reflections, experiments=None) -> flex.reflection_table:
+    """One table from one or several, with `id` counting the experiments.
+
+    With `experiments`, tables are matched to them by their identifiers or, where there are none, by
+    their order.
 
     Raises:
-        ValueError: there is none, or it is empty.
+        ValueError: there is no table, it is empty, or it belongs to other experiments.
     """
     if isinstance(reflections, flex.reflection_table):
         reflections = [reflections]
     tables = [table.copy() for table in reflections]
     if len(tables) > 1:
+        if experiments is not None:
+            tables = sort_tables_to_experiments_order(tables, experiments)
         table = flex.reflection_table.concat(renumber_table_id_columns(tables))
     else:
         table = tables[0] if tables else flex.reflection_table()
     if len(table) == 0:
         raise ValueError("there are no reflections")
+    _check_identifiers(table, experiments or ())
     return table
+
+
+def _check_identifiers(table: flex.reflection_table, experiments) -> None:
+    named = dict(table.experiment_identifiers())
+    for index, experiment in enumerate(experiments):
+        if index in named and experiment.identifier not in ("", named[index]):
+            raise ValueError(
+                f"the reflections with id {index} belong to experiment {named[index]}, not to "
+                f"{experiment.identifier}: give the experiments and reflections of the same run"
+            )
+
+
+def rocking_half_width(table: flex.reflection_table, index: int, width: float) -> float | None:
+    """Half the width of a rocking curve at |zeta| = 1 [degree], from the boxes of integration.
+
+    A box holds all images that the curve touches: from n images follows (n - 1) / 2 of half width, on
+    average over whole curves. None where the table does not say.
+
+    Args:
+        index: of the experiment.
+        width: rotation of an image [degree].
+    """
+    if not all(name in table for name in ("id", "bbox", "zeta", "partiality")):
+        return None
+    first, last = (_numpy(edge) for edge in table["bbox"].parts()[4:])
+    zeta = np.abs(_numpy(table["zeta"]))
+    whole = (_numpy(table["id"]) == index) & (_numpy(table["partiality"]) > 0.99) & (zeta > 0.3)
+    images = 0.5 * (last - first - 1)[whole].sum()
+    return float(abs(width) * images / (1.0 / zeta[whole]).sum()) if images > 0.0 else None
 
 
 def lorentz_corrected(table: flex.reflection_table, row: np.ndarray) -> np.ndarray:

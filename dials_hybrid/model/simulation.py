@@ -30,6 +30,16 @@ from dials_hybrid.bloch.propagate import (
 from dials_hybrid.data import AtomicModel, Dataset
 from dials_hybrid.model.parallel import sum_of_shares
 
+
+def _keep_freed_memory() -> None:
+    """Tell the C library by example that blocks of 30 MB come and go.
+
+    glibc then stops returning the work space of each segment to the system: asking for it anew page by
+    page costs half as much again as the computation in double precision.
+    """
+    torch.empty(30_000_000, dtype=torch.uint8)
+
+
 Progress = Callable[[Iterable, int], Iterable]
 
 
@@ -82,6 +92,7 @@ class Simulation:
         dtype: torch.dtype = torch.float64,
         progress: Progress = silent,
     ):
+        _keep_freed_memory()
         self.progress = progress
         self.steps = dataset.steps
         self.wavelength = dataset.wavelength

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from synthetic import selected
 
 from dials_hybrid.model.scale import Scale
 from dials_hybrid.model.smooth import spline_basis
@@ -49,7 +50,7 @@ def test_derivative_is_the_scale_times_the_design_matrix(scale):
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_crystals_with_hardly_an_observation(observations, n):
-    few = observations.select(torch.arange(len(observations)) < n)
+    few = selected(observations, torch.arange(len(observations)) < n)
     scale = Scale(few, n_crystals=1, n_nodes=4)
     scale.log_scale.data[:] = math.log(2.0)
     torch.testing.assert_close(scale(), torch.full((n,), 2.0, dtype=torch.float64))

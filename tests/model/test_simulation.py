@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from synthetic import BEAM, double, free_parameters
+from synthetic import BEAM, double, free_parameters, selected
 
 from dials_hybrid.bloch import eigen
 from dials_hybrid.bloch.propagate import structure_matrices
@@ -102,7 +102,7 @@ def test_segments_that_no_observation_needs_are_not_computed(bench):
     whole = bench.run(bench.simulation())
     own = bench.dataset.observations.last <= bench.dataset.observations.last.min()
     n_tasks = len(bench.simulation().tasks)
-    bench.dataset = replace(bench.dataset, observations=bench.dataset.observations.select(own))
+    bench.dataset = replace(bench.dataset, observations=selected(bench.dataset.observations, own))
     simulation = bench.simulation()
     assert len(simulation.tasks) < n_tasks
     torch.testing.assert_close(bench.run(simulation), whole[own])

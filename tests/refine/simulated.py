@@ -6,11 +6,21 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from synthetic import BEAM, ROTATION_AXIS, WAVELENGTH, double, turned
+from synthetic import (
+    BEAM,
+    ROTATION_AXIS,
+    WAVELENGTH,
+    double,
+    free_parameters,
+    quartz,
+    triclinic,
+    turned,
+)
 from torch import Tensor
 
 from dials_hybrid.bloch.beams import reflections_within
 from dials_hybrid.bloch.geometry import excitation_errors, rotation_matrix
+from dials_hybrid.bloch.scattering import metric_tensor
 from dials_hybrid.data import AtomicModel, Dataset, Observations, RockingSteps
 from dials_hybrid.model.crystal import Crystal
 from dials_hybrid.model.hybrid import Hybrid
@@ -31,7 +41,7 @@ SETTINGS = Settings(
     tilt_nodes=2,
     tilt_restraint=0.05,
     scale_nodes=2,
-    thickness_model="normal",
+    thickness_model="wedge",
     thickness_maximum=None,
     network_hidden=4,
     network_terms=3,
@@ -56,7 +66,7 @@ class Scan:
 
     atoms: AtomicModel
     orientation: tuple[float, float, float]  # rotation vector at the middle of the scan [radian]
-    half_range: float = 15.0  # [degree]
+    half_range: float  # [degree]
     d_min: float = 0.8  # [A]
     half_width: float = 0.8  # [degree]
 
@@ -108,40 +118,109 @@ class Scan:
         return hkl[g[whole]], centre[whole], half[whole]
 
 
+@dataclass(frozen=True)
+class Refinable:
+    """A known crystal, which of its parameters are refined, and how it is turned."""
+
+    scan: Scan
+    jacobian: Tensor
+    names: tuple[str, ...]
+    origin_shifts: Tensor
+
+    @property
+    def truth(self) -> AtomicModel:
+        return self.scan.atoms
+
+    @property
+    def sites(self) -> Tensor:
+        """(P,) bool: the parameter is a coordinate."""
+        return torch.tensor([name[-2:] in (".x", ".y", ".z") for name in self.names])
+
+    def inputs(self, measured: tuple[Tensor, Tensor], start: AtomicModel) -> Inputs:
+        """`start` against measured intensities and sigmas."""
+
+        def dataset(step: float, mosaic_points: int) -> Dataset:
+            data = self.scan.dataset(step, mosaic_points)
+            intensity, sigma = measured
+            observations = replace(data.observations, intensity=intensity, sigma=sigma)
+            return replace(data, observations=observations)
+
+        return Inputs(dataset, start, self.jacobian, self.names, self.origin_shifts)
+
+    def displaced(self, distance: float, seed: int) -> AtomicModel:
+        """The atoms moved, the one that moves most by `distance` [A], with U_iso = 0.01 A^2."""
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(len(self.names), generator=generator).double() * self.sites
+        x = x - self.origin_shifts.T @ (self.origin_shifts @ x)
+        shift = (self.jacobian.T @ x).reshape(-1, 11)
+        metric = metric_tensor(self.truth.cell)
+        longest = torch.einsum("ni,ij,nj->n", shift[:, :3], metric, shift[:, :3]).max().sqrt()
+        parameters = self.truth.parameters + shift * (distance / longest)
+        g = 0.01 * torch.linalg.inv(metric)
+        u_star = torch.stack([g[0, 0], g[1, 1], g[2, 2], g[0, 1], g[0, 2], g[1, 2]])
+        anisotropic = self.truth.anisotropic
+        parameters[:, 3] = torch.where(anisotropic, 0.0, 0.01)
+        parameters[:, 4:10] = torch.where(anisotropic[:, None], u_star, 0.0)
+        return self.truth.with_parameters(parameters)
+
+    def errors(self, refined: AtomicModel) -> Tensor:
+        """Refined minus true independent parameters (P,); each is one number of the atomic model."""
+        return self.jacobian @ (refined.parameters - self.truth.parameters).flatten()
+
+
+def refinable(
+    atoms: AtomicModel, half_range: float, fixed: tuple[str, ...] = (), polar: bool = False
+) -> Refinable:
+    """All sites and displacement parameters but those called `fixed`."""
+    jacobian, names = free_parameters(atoms)
+    kept = [i for i, name in enumerate(names) if not name.endswith("occ") and name not in fixed]
+    names = tuple(names[i] for i in kept)
+    shifts = double([[name.endswith(axis) for name in names] for axis in (".x", ".y", ".z")])
+    shifts = shifts / shifts.norm(dim=1, keepdim=True) if polar else shifts[:0]
+    return Refinable(Scan(atoms, (0.3, -0.5, 0.2), half_range), jacobian[kept], names, shifts)
+
+
+def quartz_crystal() -> Refinable:
+    return refinable(quartz(), 15.0, fixed=("Si0.y", "Si0.z"))
+
+
+def triclinic_crystal() -> Refinable:
+    """Space group P1: the origin is free.
+
+    In half of this scan a single direction of parameter space holds half of all uncertainty.
+    """
+    return refinable(triclinic(), 30.0, polar=True)
+
+
 def simulate(
     scan: Scan,
     thickness: Thickness,
     *,
     step: float = 0.02,
-    tilt: float = 0.0,
-    mosaic_spread: float | None = None,
     brightest: float = 2e4,
     background: float = 50.0,
+    gain: float = 1.0,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Intensities and sigmas (M,) of a scan, the brightest of `brightest` counts."""
-    points = 1 if mosaic_spread is None else 9
-    data = scan.dataset(step, points)
-    orientation = Orientation(data.steps, n_nodes=2, mosaic_spread=mosaic_spread, restraint=0.1)
-    crystal = Crystal(scan.atoms, torch.zeros(0, 11 * scan.atoms.n_atoms, dtype=torch.float64), ())
-    scale = Scale(data.observations, 1, 1)
-    policy = BeamPolicy(SETTINGS.g_max, SETTINGS.sg_max, SETTINGS.segment_length)
-    with torch.no_grad():
-        orientation.tilt += double([-tilt, tilt])
-    hybrid = Hybrid(data, crystal, orientation, [thickness], scale, policy, nproc=2)
-    with torch.no_grad():
-        scale.log_scale += torch.log(brightest / hybrid.evaluate().intensity.max())
-    observations = simulate_observations(hybrid, background=background, seed=seed)
+    """Measured intensities and sigmas (M,) of a scan, the brightest of `brightest` counts.
+
+    Steps of 0.02 degree are three times finer than those of the refinements.
+    """
+    hybrid = true_model(scan, thickness, step=step, brightest=brightest)
+    observations = simulate_observations(hybrid, background=background, gain=gain, seed=seed)
     return observations.intensity, observations.sigma
 
 
-def inputs(scan: Scan, measured: tuple[Tensor, Tensor], start, jacobian, names, origin_shifts) -> Inputs:
-    """`start` (atoms) against the measured intensities and sigmas of a scan."""
-
-    def dataset(step: float, mosaic_points: int) -> Dataset:
-        data = scan.dataset(step, mosaic_points)
-        intensity, sigma = measured
-        observations = replace(data.observations, intensity=intensity, sigma=sigma)
-        return replace(data, observations=observations)
-
-    return Inputs(dataset, start, jacobian, names, origin_shifts)
+def true_model(scan: Scan, thickness: Thickness, *, step: float, brightest: float) -> Hybrid:
+    data = scan.dataset(step, 1)
+    hybrid = Hybrid(
+        data,
+        Crystal(scan.atoms, torch.zeros(0, 11 * scan.atoms.n_atoms, dtype=torch.float64), ()),
+        Orientation(data.steps, n_nodes=1, mosaic_spread=None, restraint=0.1),
+        [thickness],
+        Scale(data.observations, 1, 1),
+        BeamPolicy(SETTINGS.g_max, SETTINGS.sg_max, SETTINGS.segment_length),
+    )
+    with torch.no_grad():
+        hybrid.scale.log_scale += torch.log(brightest / hybrid.evaluate().intensity.max())
+    return hybrid

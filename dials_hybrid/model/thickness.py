@@ -80,7 +80,7 @@ class Thickness(nn.Module):
     def prior(self) -> tuple[Tensor, Tensor]:
         """Centre and standard deviation of a Gaussian prior on each refined number."""
         n = sum(parameter.numel() for parameter in self.parameters())
-        return torch.zeros(n, dtype=self.grid.nodes.dtype), torch.full((n,), math.inf)
+        return self.grid.nodes.new_zeros(n), self.grid.nodes.new_full((n,), math.inf)
 
 
 def conditions(angle: Tensor, basis: Tensor, beam: Tensor, limits: tuple[float, float]) -> Tensor:
@@ -125,20 +125,31 @@ class Wedge(Thickness):
 
 
 class Normal(Thickness):
-    """Normal distribution of `mean` and `width` before truncation to the grid."""
+    """Normal distribution of `mean` and `width` before truncation to the grid.
+
+    The width stays above half the distance of two nodes, where a narrower distribution would fall
+    between them, and a weak prior keeps it from running off to infinity, where all widths are alike.
+    """
 
     def __init__(self, grid: ThicknessGrid, mean: float, width: float):
         super().__init__(grid)
-        self.mean = nn.Parameter(torch.tensor(mean, dtype=grid.nodes.dtype))
-        self._log_width = nn.Parameter(torch.tensor(math.log(width), dtype=grid.nodes.dtype))
+        dtype = grid.nodes.dtype
+        self._narrowest = 0.5 * grid.spacing
+        self._start = math.log(max(width - self._narrowest, 0.1 * self._narrowest))
+        self.mean = nn.Parameter(torch.tensor(mean, dtype=dtype))
+        self._log_excess = nn.Parameter(torch.tensor(self._start, dtype=dtype))
 
     @property
     def width(self) -> Tensor:
-        return self._log_width.exp()
+        return self._narrowest + self._log_excess.exp()
 
     def forward(self, conditions: Tensor) -> Tensor:
         log_p = -0.5 * ((self.grid.nodes - self.mean) / self.width) ** 2
         return self.grid.density(log_p.expand(*conditions.shape[:-1], len(log_p)))
+
+    def prior(self) -> tuple[Tensor, Tensor]:
+        nodes = self.grid.nodes
+        return nodes.new_tensor([0.0, self._start]), nodes.new_tensor([math.inf, 1.0])
 
 
 class Neural(Thickness):

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-_SMALLEST_DAMPING, _LARGEST_DAMPING = 1e-7, 1e6
-_GOOD_GAIN = 0.7  # of what a step promised; below, its Jacobian is out of date
+_SMALLEST_DAMPING, _LARGEST_DAMPING = 1e-7, 1e4
+_AS_PROMISED = (0.7, 1.4)  # gain of a step over the expected one; outside, its Jacobian is out of date
 
 
 @dataclass(frozen=True)
@@ -119,15 +119,15 @@ class _Search:
         """Move to a lower objective, or find that there is none."""
         while self.state.damping <= _LARGEST_DAMPING:
             state = self.state
-            shift, expected = self._shift()
-            if expected < self.tolerance * state.objective:
+            if self._shift(_SMALLEST_DAMPING)[1] < self.tolerance * state.objective:
                 break
+            shift, expected = self._shift(state.damping)
             x = state.x + shift
             new = self._at(x, self.linearise(x, False), False, state.damping / 10.0, shift)
             gain = state.objective - new.objective
             if gain > 0.0:
                 self.state = replace(new, damping=max(new.damping, _SMALLEST_DAMPING))
-                if gain < _GOOD_GAIN * expected:
+                if not _AS_PROMISED[0] < gain / expected < _AS_PROMISED[1]:
                     self.refresh()
                 return
             if state.fresh:
@@ -143,13 +143,14 @@ class _Search:
             at = self.linearise(state.x, True)
             self.state = self._at(state.x, at, True, state.damping, state.shift)
 
-    def _shift(self) -> tuple[Tensor, float]:
+    def _shift(self, damping: float) -> tuple[Tensor, float]:
         """The damped Gauss-Newton step and the decrease of the objective to expect from it."""
         state, prior = self.state, self.prior
         j = state.linearisation.jacobian
         gradient = j.T @ state.linearisation.residuals
         gradient = gradient + (state.x - prior.centre) * prior.sigma**-2
-        shift = _solve(state.normal_matrix, gradient, state.damping, self.active)
+        shift = _solve(state.normal_matrix, gradient, damping, self.active)
+        shift = shift - prior.directions.T @ (prior.directions @ shift)
         return shift, float(-shift @ (2.0 * gradient + state.normal_matrix @ shift))
 
     def _at(self, x: Tensor, at: Linearisation, fresh: bool, damping: float, shift: Tensor) -> Step:

@@ -64,13 +64,11 @@ def merged(group: Tensor, intensity: Tensor, sigma: Tensor, calculated: Tensor):
     Args:
         group: (M,) number of the unique reflection each observation belongs to.
     """
-    n_groups = int(group.max()) + 1
-    n = torch.bincount(group, minlength=n_groups)
+    _, index, n = torch.unique(group, return_inverse=True, return_counts=True)
 
     def total(values: Tensor) -> Tensor:
-        return values.new_zeros(n_groups).index_add(0, group, values)[n > 0]
+        return values.new_zeros(len(n)).index_add(0, index, values)
 
-    n = n[n > 0]
     return total(intensity) / n, total(sigma**2).sqrt() / n, total(calculated) / n
 
 

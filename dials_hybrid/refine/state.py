@@ -92,7 +92,7 @@ class State:
                 vector=None if vector is None else [float(value) for value in vector],
                 history=[_cycle(item) for item in content["history"]],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError("the checkpoint is damaged") from error
         if state.stage not in STAGES or not all(map(math.isfinite, state.vector or [])):
             raise ValueError("the checkpoint is damaged")

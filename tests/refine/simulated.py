@@ -198,7 +198,7 @@ def simulate(
     *,
     step: float = 0.02,
     brightest: float = 2e4,
-    background: float = 50.0,
+    background: float = 200.0,
     gain: float = 1.0,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,6 @@ from synthetic import double
 from dials_hybrid.refine.least_squares import Linearisation, Prior, covariance, minimise
 
 M, P = 40, 5
-CREEPS = pytest.mark.xfail(
-    reason="a Jacobian whose steps gain up to four times what they promise is kept", strict=True
-)
 
 
 class Problem:
@@ -31,7 +28,7 @@ class Problem:
         self.n_values += 1
         if fresh:
             self.n_jacobians += 1
-            self.jacobian = torch.func.jacfwd(self.function)(x)
+            self.jacobian = torch.autograd.functional.jacobian(self.function, x)
         return Linearisation(self.function(x) - self.y, self.jacobian)
 
 
@@ -104,7 +101,7 @@ def test_a_linear_problem_needs_one_jacobian(linear):
     [
         [2.0, 1.0],
         [0.5, 4.0],
-        pytest.param([10.0, 0.1], marks=CREEPS),
+        pytest.param([10.0, 0.1]),
     ],
 )
 def test_nonlinear_problem_against_scipy(nonlinear, start):
@@ -129,7 +126,7 @@ def test_only_fresh_jacobians_are_said_to_be_fresh(nonlinear):
     problem, _, _ = nonlinear
     fresh = []
     for step in run(problem, double([0.5, 4.0])):
-        of_this_x = torch.func.jacfwd(problem.function)(step.x)
+        of_this_x = torch.autograd.functional.jacobian(problem.function, step.x)
         assert torch.equal(step.linearisation.jacobian, of_this_x) or not step.fresh
         fresh.append(step.fresh)
     assert any(fresh) and not all(fresh)
@@ -174,7 +171,6 @@ def test_directions_are_held():
     assert abs(shifted(damping=0.0)) < 1e-12
 
 
-@pytest.mark.xfail(reason="damping, unlike for all parameters, pushes a step off its plane", strict=True)
 def test_directions_are_held_by_damped_steps():
     assert abs(shifted(damping=0.1)) < 1e-12
 
@@ -256,7 +252,6 @@ def test_tolerance_ends_early(nonlinear):
     assert loose[-1].objective < 1.03 * least
 
 
-@pytest.mark.xfail(reason="damped steps are short, so they promise less than the tolerance", strict=True)
 def test_damping_is_not_convergence(nonlinear):
     """The first undamped steps fail from here; the objective can still fall by a factor of 1e4."""
     problem, _, least = nonlinear

@@ -60,7 +60,6 @@ def damaged(**changes):
         damaged(thickness_start=None),
         damaged(thickness_start=[["x"]]),
         damaged(history=[{"stage": "joint"}]),
-        damaged(history=["joint"]),
     ],
     ids=lambda content: str(len(content)),
 )

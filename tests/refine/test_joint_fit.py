@@ -1,0 +1,137 @@
+"""Least squares over the blocks of the joint model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from simulated import SETTINGS, quartz_crystal, simulate
+
+from dials_hybrid.model.simulation import silent
+from dials_hybrid.model.thickness import ThicknessGrid, Wedge
+from dials_hybrid.refine.build import Builder
+from dials_hybrid.refine.joint_fit import JointFit
+from dials_hybrid.refine.rvalues import r_values
+from dials_hybrid.refine.state import State
+
+GRID = (600.0, 20)
+STATE = State("scan", None, GRID, "wedge", [[360.0]])
+CRYSTAL = quartz_crystal()
+CYCLES = {"stage": "joint", "max_cycles": 8, "tolerance": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return simulate(CRYSTAL.scan, Wedge(ThicknessGrid(600.0, 24), 400.0))
+
+
+@pytest.fixture
+def joint_fit(measured):
+    """Function of the intensities that gives a fit, its scale set, 0.05 A from the truth."""
+
+    def build(intensity=None, cutoff=None) -> JointFit:
+        i, sigma = measured
+        data = (i if intensity is None else intensity, sigma)
+        inputs = CRYSTAL.inputs(data, CRYSTAL.displaced(0.05, seed=0))
+        build = Builder(inputs, SETTINGS, silent)
+        hybrid = build.hybrid(build.dataset(GRID[0], 1), STATE)
+        fit = JointFit(hybrid, 0.0, cutoff, inputs.origin_shifts)
+        fit.set_scale()
+        return fit
+
+    return build
+
+
+def test_scale_starts_at_its_best(joint_fit):
+    fit = joint_fit()
+    intensity = fit.hybrid.evaluate().intensity
+    assert float(fit.target.best_scale(intensity)) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_intensities_that_do_not_correlate_are_refused(joint_fit, measured):
+    with pytest.raises(ValueError, match="right structure"):
+        joint_fit(-measured[0])
+
+
+def test_all_blocks_reach_the_noise(joint_fit):
+    fit = joint_fit()
+    cycles = []
+    result = fit.refine(**CYCLES, on_cycle=cycles.append)
+    assert result.goodness_of_fit == pytest.approx(1.0, abs=0.2)
+    assert [cycle.number for cycle in cycles] == list(range(1, len(cycles) + 1))
+    assert cycles[-1].goodness_of_fit == result.goodness_of_fit < cycles[0].goodness_of_fit
+    torch.testing.assert_close(
+        fit.hybrid.evaluate().intensity, result.evaluation.intensity, rtol=1e-4, atol=1e-3
+    )
+
+
+def test_figures_of_a_cycle(joint_fit):
+    fit = joint_fit()
+    cycles = []
+    result = fit.refine(**CYCLES, on_cycle=cycles.append)
+    data, cycle = fit.hybrid.dataset.observations, cycles[-1]
+    values = r_values(data.intensity, data.sigma, result.evaluation.intensity)
+    assert (cycle.r1_obs, cycle.r1_all, cycle.wr_all) == (values.r1_obs, values.r1_all, values.wr_all)
+    free = data.free
+    assert 2 < free.sum() < 20
+    held_out = r_values(data.intensity[free], data.sigma[free], result.evaluation.intensity[free])
+    assert cycle.r1_free == held_out.r1_obs
+    assert cycle.thickness_mean == pytest.approx(fit.hybrid.thickness[0].maximum.item() / 2.0, rel=2e-3)
+    residuals = ((data.intensity - result.evaluation.intensity) / data.sigma)[~free]
+    freedom = float((~free).sum()) - result.n_parameters
+    assert result.goodness_of_fit == pytest.approx(float((residuals**2).sum() / freedom) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    "blocks", [("orientation", "thickness", "scale"), ("crystal",), ("scale", "crystal")]
+)
+def test_other_blocks_stay(joint_fit, blocks):
+    fit = joint_fit()
+    before = fit.hybrid.vector()
+    result = fit.refine(blocks, **(CYCLES | {"max_cycles": 2}), on_cycle=lambda cycle: None)
+    after, uncertainty = fit.hybrid.vector(), torch.diagonal(result.covariance)
+    for name, part in fit.hybrid.slices().items():
+        assert bool((after[part] != before[part]).all()) == (name in blocks)
+        assert bool((uncertainty[part] > 0.0).all()) == (name in blocks)
+
+
+def test_parameters_held_by_their_prior_count_less_than_one(joint_fit):
+    """Two tilts with a prior of 0.05 degree; the rest is free."""
+    fit = joint_fit()
+    result = fit.refine(**CYCLES, on_cycle=lambda cycle: None)
+    n = len(fit.hybrid.vector())
+    assert n - 2 < result.n_parameters < n
+    uncertainty = torch.diagonal(result.covariance).sqrt()[fit.hybrid.slices()["orientation"]]
+    assert (uncertainty < SETTINGS.tilt_restraint).all()
+
+
+def test_refinement_without_propagation_is_the_same(joint_fit):
+    """As `refine` of the same two blocks, which propagates waves each time."""
+    blocks = ("thickness", "scale")
+    one, other = joint_fit(), joint_fit()
+    one.refine(blocks, **CYCLES, on_cycle=lambda cycle: None)
+    other.refine_without_propagation(**CYCLES)
+    torch.testing.assert_close(other.hybrid.vector(), one.hybrid.vector(), rtol=1e-4, atol=0)
+
+
+def test_outliers_do_little_harm_to_robust_weights(joint_fit, measured):
+    """Every twentieth intensity is ten times too large."""
+    intensity = measured[0].clone()
+    intensity[::20] *= 10.0
+    errors = {}
+    for cutoff in (None, 3.0):
+        fit = joint_fit(intensity, cutoff)
+        for _ in range(2):  # robust weights are those of the start
+            fit.refine(**CYCLES, on_cycle=lambda cycle: None)
+        errors[cutoff] = CRYSTAL.errors(fit.hybrid.crystal.atoms())[CRYSTAL.sites].abs().max()
+    assert errors[3.0] < 2e-3 < 5e-3 < errors[None]
+
+
+def test_the_free_set_has_no_influence(joint_fit, measured):
+    results = []
+    for factor in (1.0, 50.0):
+        free = joint_fit().hybrid.dataset.observations.free
+        intensity = torch.where(free, factor * measured[0], measured[0])
+        fit = joint_fit(intensity)
+        fit.refine(**CYCLES, on_cycle=lambda cycle: None)
+        results.append(fit.hybrid.vector())
+    assert torch.equal(*results)

@@ -1,0 +1,156 @@
+"""All stages on a small simulated data set."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from simulated import SETTINGS, quartz_crystal, simulate
+
+from dials_hybrid.io.checkpoint import write_json
+from dials_hybrid.model.thickness import Normal, ThicknessGrid
+from dials_hybrid.refine.protocol import Protocol
+from dials_hybrid.refine.state import STAGES, State
+
+SHORT = replace(SETTINGS, g_max=1.4, max_cycles=3, rocking_step=0.15, outlier_cutoff=3.0)
+MODELS = ["flat", "wedge", "normal", "neural"]
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    crystal = quartz_crystal()
+    measured = simulate(crystal.scan, Normal(ThicknessGrid(600.0, 24), 200.0, 150.0), step=0.05)
+    return crystal.inputs(measured, crystal.displaced(0.03, seed=0))
+
+
+def run(inputs, model, start=None, **settings):
+    """Outcome and the states after each stage."""
+    checkpoints = []
+    protocol = Protocol(
+        inputs, replace(SHORT, thickness_model=model, **settings), on_checkpoint=checkpoints.append
+    )
+    return protocol.run(start), {state.stage: state for state in checkpoints}
+
+
+@pytest.fixture(scope="module")
+def whole(inputs):
+    """Uninterrupted runs, one a thickness model."""
+    return {model: run(inputs, model) for model in MODELS}
+
+
+def assert_same(found, expected, tolerance):
+    """Parameters, intensities, s.u.s and figures, relative to the largest of each."""
+    pairs = [
+        (found.hybrid.vector(), expected.hybrid.vector()),
+        (found.fit.evaluation.intensity, expected.fit.evaluation.intensity),
+        (*(torch.diagonal(o.fit.covariance).sqrt() for o in (found, expected)),),
+        (*(torch.tensor([o.fit.goodness_of_fit]) for o in (found, expected)),),
+    ]
+    for values, others in pairs:
+        torch.testing.assert_close(values, others, rtol=tolerance, atol=tolerance * 1e-3)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_stages(whole, model):
+    outcome, states = whole[model]
+    expected = [stage for stage in STAGES if stage != "neural" or model == "neural"]
+    assert list(states) == expected
+    assert outcome.state == states["final"] and outcome.state.thickness_model == model
+    assert outcome.state.vector == outcome.hybrid.vector().tolist()
+    assert outcome.hybrid.dtype == torch.float64
+    stages = [cycle.stage for cycle in outcome.state.history]
+    assert sorted(set(stages), key=STAGES.index) == expected[1:]
+    assert all(stages.count(stage) <= 4 for stage in stages)
+    first, last = outcome.state.history[0], outcome.state.history[-1]
+    assert last.r1_obs < 0.5 * first.r1_obs
+
+
+def test_network_is_as_good_as_what_it_starts_from(whole):
+    """The distribution is normal here, so there is nothing to gain."""
+    normal, neural = (whole[model][0].state.history[-1] for model in ("normal", "neural"))
+    assert neural.r1_obs < 1.05 * normal.r1_obs
+    assert neural.r1_free < 1.3 * normal.r1_free
+
+
+@pytest.mark.parametrize("model", ["wedge", "neural"])
+def test_resumed_runs_end_where_uninterrupted_ones_do(inputs, whole, model, tmp_path):
+    expected, states = whole[model]
+    for stage in list(states)[:-1]:
+        write_json(tmp_path / "checkpoint", states[stage].as_dict())
+        start = State.from_dict(json.loads((tmp_path / "checkpoint").read_text()))
+        found, later = run(inputs, model, start)
+        assert list(later) == list(states)[list(states).index(stage) + 1 :]
+        assert_same(found, expected, 1e-6)
+        assert repr(found.state.history) == repr(expected.state.history)
+
+
+def test_a_finished_run_is_evaluated_only(inputs, whole):
+    """Its robust weights are those of the end, so s.u.s may differ a little."""
+    expected, states = whole["wedge"]
+    found, later = run(inputs, "wedge", states["final"])
+    assert not later
+    assert found.state == expected.state
+    assert torch.equal(found.hybrid.vector(), expected.hybrid.vector())
+    intensity = expected.fit.evaluation.intensity
+    torch.testing.assert_close(
+        found.fit.evaluation.intensity, intensity, rtol=1e-3, atol=1e-3 * intensity.max()
+    )
+    assert found.fit.goodness_of_fit == pytest.approx(expected.fit.goodness_of_fit, rel=0.05)
+
+
+def test_same_seed_same_result(inputs, whole):
+    again, _ = run(inputs, "neural")
+    assert torch.equal(again.hybrid.vector(), whole["neural"][0].hybrid.vector())
+    assert asdict(again.state.history[-1]) == asdict(whole["neural"][0].state.history[-1])
+
+
+def test_seed_decides_the_free_set(inputs, whole):
+    other, _ = run(inputs, "wedge", seed=1)
+    free = [outcome.hybrid.dataset.observations.free for outcome in (other, whole["wedge"][0])]
+    assert not torch.equal(*free)
+
+
+def test_two_processes_give_the_same(inputs, whole):
+    found, _ = run(inputs, "neural", nproc=2)
+    assert_same(found, whole["neural"][0], 1e-9)
+
+
+def test_callbacks(inputs):
+    """Each stage is announced, then its cycles, then its checkpoint; progress sees every segment."""
+    seen, segments = [], []
+
+    def progress(iterable, total):
+        segments.append(total)
+        return iterable
+
+    Protocol(
+        inputs,
+        replace(SHORT, thickness_model="flat", max_cycles=1),
+        on_stage=lambda stage: seen.append(("start", stage)),
+        on_cycle=lambda cycle: seen.append(("cycle", cycle.stage)),
+        on_checkpoint=lambda state: seen.append(("end", state.stage)),
+        progress=progress,
+    ).run()
+    stages = ["scan", "orientation", "joint", "final"]
+    kinds = ["start", "cycle", "end"]
+    assert seen == [(kind, stage) for stage in stages for kind in kinds if (kind, stage) != ("cycle", "scan")]
+    assert min(segments) > 1
+
+
+def test_scan_looks_further_when_the_data_ask_for_it(inputs):
+    """Not beyond a maximum that the user has set."""
+    _, states = run(inputs, "wedge", max_cycles=0)
+    maximum, n_nodes = states["scan"].grid
+    assert 1.4 * states["scan"].scan.best["wedge"][0] < maximum < 2000.0
+    assert 16 <= n_nodes <= 64
+    _, states = run(inputs, "wedge", max_cycles=0, thickness_maximum=250.0)
+    assert states["scan"].grid[0] == 250.0
+    assert states["scan"].scan.at_bound
+
+
+def test_free_set_can_be_empty(inputs):
+    outcome, _ = run(inputs, "wedge", free_fraction=0.0)
+    last = outcome.state.history[-1]
+    assert last.r1_free != last.r1_free and last.r1_obs < 0.1

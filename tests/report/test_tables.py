@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from dials_hybrid.report import tables
+
+SUMMARY = {
+    "r1_obs": 0.08123,
+    "r1_all": 0.1456,
+    "wr_all": 0.0989,
+    "r1_free": 0.0951,
+    "merged_r1_obs": 0.0701,
+    "merged_r1_all": 0.0899,
+    "n_observed": 920,
+    "n_used": 1492,
+    "goodness_of_fit": 3.214,
+    "n_parameters": 135,
+    "n_parameters_effective": 61.27,
+    "thickness_mean": 577.4,
+    "thickness_model": "neural",
+    "mosaic_spread": [0.0453],
+    "seconds": {"total": 61.6},
+}
+
+
+def cells(table: str, row: str) -> list[str]:
+    """Columns of the row that begins with `row`."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "|" in line]
+    (found,) = [cells for cells in rows if cells[0] == row]
+    return found
+
+
+def test_cycle_lines_stand_under_their_header():
+    cycle = SimpleNamespace(
+        number=3, r1_obs=0.0812, r1_all=0.1456, wr_all=0.0989, r1_free=0.0951,
+        goodness_of_fit=3.21, thickness_mean=577.4, largest_shift=0.127,
+    )  # fmt: skip
+    line = tables.cycle_line(cycle)
+    assert line.split() == ["3", "8.12", "14.56", "9.89", "9.51", "3.21", "577", "0.13"]
+    for header in tables.CYCLE_HEADER.splitlines():
+        assert len(header) == len(line)
+    # right edges of words and numbers agree
+    ends = {i for i, pair in enumerate(zip(line, line[1:] + " ", strict=True)) if pair[0] != " " == pair[1]}
+    first = tables.CYCLE_HEADER.splitlines()[0]
+    assert ends == {i for i, (a, b) in enumerate(zip(first, first[1:] + " ", strict=True)) if a != " " == b}
+
+
+def test_figures_that_do_not_exist_show_as_nan():
+    cycle = SimpleNamespace(
+        number=1, r1_obs=0.1, r1_all=0.1, wr_all=0.1, r1_free=float("nan"),
+        goodness_of_fit=1.0, thickness_mean=100.0, largest_shift=1.0,
+    )  # fmt: skip
+    assert tables.cycle_line(cycle).split()[4] == "nan"
+
+
+def test_rows_of_the_input_add_up():
+    table = tables.input_table(1653, 1480, {"partially recorded": 161, "flagged overloaded": 12})
+    assert cells(table, "rows in the reflection table")[1] == "1653"
+    assert cells(table, "left out: partially recorded")[1] == "161"
+    assert cells(table, "left out: flagged overloaded")[1] == "12"
+    assert cells(table, "observations")[1] == "1480"
+
+
+def test_scan_is_relative_to_the_best():
+    best = {"flat": [560.0], "wedge": [1060.0], "normal": [400.2, 399.8]}
+    table = tables.scan_table(best, {"flat": 2226.0, "wedge": 2000.0, "normal": 2006.0})
+    assert cells(table, "one thickness") == ["one thickness", "560", "1.113"]
+    assert cells(table, "0 to") == ["0 to", "1060", "1.000"]
+    assert cells(table, "normal, mean and width") == ["normal, mean and width", "400, 400", "1.003"]
+
+
+def test_parameters_keep_their_digits():
+    table = tables.parameter_table([("Si1.x", 0.47, 0.000213), ("O1.u12", -1e-5, 0.0)])
+    assert cells(table, "Si1.x") == ["Si1.x", "0.470000", "0.000213"]
+    assert cells(table, "O1.u12") == ["O1.u12", "-0.000010", "0.000000"]
+
+
+def test_summary_quotes_the_figures():
+    table = tables.summary_table(SUMMARY)
+    assert cells(table, "R1, I > 3 sigma") == ["R1, I > 3 sigma", "8.12 %", "920 reflections"]
+    assert cells(table, "R1, all")[1:] == ["14.56 %", "1492 reflections"]
+    assert cells(table, "wR, all")[1:] == ["9.89 %", "1492 reflections"]
+    assert cells(table, "R1_free, I > 3 sigma")[1] == "9.51 %"
+    assert cells(table, "goodness of fit")[1] == "3.21"
+    assert cells(table, "parameters")[1] == "135"
+    assert cells(table, "of them effective")[1] == "61.3"
+    assert cells(table, "mean thickness")[1:] == ["577 A", "neural"]
+    assert cells(table, "mosaic spread")[1] == "0.045 degree"
+    assert cells(table, "time")[1] == "62 s"
+
+
+@pytest.mark.parametrize(("spreads", "n"), [(None, 0), ([0.04], 1), ([0.04, 0.07], 2)])
+def test_each_crystal_has_its_mosaic_spread(spreads, n):
+    table = tables.summary_table({**SUMMARY, "mosaic_spread": spreads})
+    assert table.count("mosaic spread") == n

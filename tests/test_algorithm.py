@@ -143,8 +143,14 @@ def test_a_finished_run_resumes_to_its_result(files, refined, here):
     HybridRefinement.from_files(*files, parameters()).run()
     params = parameters("resume=dials.hybrid_refine.checkpoint", "output.checkpoint=None")
     resumed = HybridRefinement.from_files(*files, params).run()
-    assert_same(resumed, refined)
-    assert np.allclose(resumed.covariance, refined.covariance, rtol=1e-4, atol=1e-12)
+    for found, atom in zip(
+        resumed.xray_structure.scatterers(), refined.xray_structure.scatterers(), strict=True
+    ):
+        assert found.site == pytest.approx(atom.site, abs=1e-6)
+    # beams and robust weights are chosen anew, for the final orientation
+    assert resumed.r1_obs == pytest.approx(refined.r1_obs, abs=3e-4)
+    ratio = np.diag(resumed.covariance) / np.diag(refined.covariance)
+    assert (abs(ratio - 1.0) < 0.1).all()
 
 
 def test_the_seed_draws_another_free_set(files, refined, here):

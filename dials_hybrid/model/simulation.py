@@ -159,7 +159,7 @@ class Simulation:
             )
             return (sums.intensity,)
 
-        return RockingSums(*self._add_up(work, (len(thickness),)))
+        return RockingSums(*self._add_up(work, (len(thickness),), potential))
 
     def differentiate(
         self,
@@ -200,7 +200,7 @@ class Simulation:
             return sums.intensity, by_orientation
 
         widths = (len(thickness), tilt_design.shape[1], n_structure)
-        totals = self._add_up(work, widths if n_structure else widths[:2])
+        totals = self._add_up(work, widths if n_structure else widths[:2], potential)
         by_structure = totals[2] if n_structure else None
         return RockingSums(totals[0], by_structure, totals[1])
 
@@ -216,12 +216,21 @@ class Simulation:
         return cast, basis.to(self.dtype), thickness.to(self.dtype)
 
     def _add_up(
-        self, work: Callable[[SegmentTask], tuple[Tensor, ...]], widths: tuple[int, ...]
+        self,
+        work: Callable[[SegmentTask], tuple[Tensor, ...]],
+        widths: tuple[int, ...],
+        potential: Potential,
     ) -> list[Tensor]:
-        """Sums (M, width) over all tasks of what each adds to its observations."""
+        """Sums (M, width) over all tasks of what each adds to its observations.
+
+        All are nan where the potential is not finite, as after a step to absurd displacements.
+        """
+
+        weight = self.steps.weight
+        if not torch.isfinite(potential.u).all():
+            return [weight.new_full((self.n_observations, width), torch.nan) for width in widths]
 
         def share(rank: int) -> list[Tensor]:
-            weight = self.steps.weight
             totals = [weight.new_zeros(self.n_observations, width) for width in widths]
             tasks = self.tasks[rank :: self.nproc]
             with torch.no_grad():

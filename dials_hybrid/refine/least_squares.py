@@ -111,12 +111,15 @@ class _Search:
         self.linearise = linearise
         self.active = active
         self.tolerance = tolerance
+        self.outdated = False  # the Jacobian does not predict what steps gain
         start = linearise(x, True)
         self.prior = prior(start)
         self.state = self._at(x, start, True, damping, torch.zeros_like(x))
 
     def cycle(self) -> None:
         """Move to a lower objective, or find that there is none."""
+        if self.outdated:
+            self.refresh()
         while self.state.damping <= _LARGEST_DAMPING:
             state = self.state
             if self._shift(_SMALLEST_DAMPING)[1] < self.tolerance * state.objective:
@@ -127,8 +130,7 @@ class _Search:
             gain = state.objective - new.objective
             if gain > 0.0:
                 self.state = replace(new, damping=max(new.damping, _SMALLEST_DAMPING))
-                if not _AS_PROMISED[0] < gain / expected < _AS_PROMISED[1]:
-                    self.refresh()
+                self.outdated = not _AS_PROMISED[0] < gain / expected < _AS_PROMISED[1]
                 return
             if state.fresh:
                 self.state = replace(state, damping=10.0 * state.damping)
@@ -139,6 +141,7 @@ class _Search:
     def refresh(self) -> None:
         """Make the Jacobian that of the present x."""
         state = self.state
+        self.outdated = False
         if not state.fresh:
             at = self.linearise(state.x, True)
             self.state = self._at(state.x, at, True, state.damping, state.shift)

@@ -28,7 +28,7 @@ from dials_hybrid.refine.target import Target
 from dials_hybrid.refine.thickness_scan import ThicknessScan, scan_thickness
 
 _BLOCKS = {"orientation": ("orientation", "thickness", "scale")}
-_CYCLES = {"orientation": 4, "final": 3}
+_CYCLES = {"orientation": 4, "final": 2}
 _TOLERANCE = {"final": 0.05}  # times that of the other stages
 
 

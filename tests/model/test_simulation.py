@@ -7,7 +7,7 @@ import torch
 from synthetic import BEAM, double, free_parameters, selected
 
 from dials_hybrid.bloch import eigen
-from dials_hybrid.bloch.propagate import structure_matrices
+from dials_hybrid.bloch.propagate import Potential, structure_matrices
 from dials_hybrid.model.crystal import Crystal
 from dials_hybrid.model.orientation import Orientation
 from dials_hybrid.model.simulation import BeamPolicy, Simulation
@@ -157,3 +157,11 @@ def test_waves_of_the_zone_axis_are_degenerate(bench):
     smallest = torch.cat(gaps) * THICKNESS.max()
     exact = (smallest < 1e-9).nonzero().flatten().tolist()
     assert exact == ([2] if bench.dataset.steps.n_crystals == 1 else [])
+
+
+def test_a_potential_that_is_not_finite_gives_no_intensities(bench):
+    """A trial step to absurd displacement parameters must be seen to fail, not crash."""
+    simulation = bench.simulation()
+    u = torch.full((len(simulation.table.hkl),), complex("inf"), dtype=torch.complex128)
+    sums = simulation.run(Potential(u), bench.basis, THICKNESS)
+    assert sums.intensity.isnan().all()

@@ -67,15 +67,15 @@ class ThicknessGrid(nn.Module):
 
 
 class Thickness(nn.Module):
-    """Base of the thickness models: p(t) at the nodes of `grid`."""
+    """Base of the thickness models: p(t) at the nodes of `grid`.
+
+    A model is called with `conditions` (..., 4), see the function of this name, and gives weights
+    (..., T).
+    """
 
     def __init__(self, grid: ThicknessGrid):
         super().__init__()
         self.grid = grid
-
-    def forward(self, conditions: Tensor) -> Tensor:
-        """Weights (..., T) for `conditions` (..., 4); see `conditions`."""
-        raise NotImplementedError
 
     def prior(self) -> tuple[Tensor, Tensor]:
         """Centre and standard deviation of a Gaussian prior on each refined number."""

@@ -19,17 +19,17 @@ import torch
 from dials.array_family import flex
 from dxtbx.model.experiment_list import ExperimentList
 
-from dials_hybrid.data import Dataset
 from dials_hybrid.io.constraints import constraints
-from dials_hybrid.io.experiments import read_sweep, rocking_steps
-from dials_hybrid.io.reflections import read_observations
+from dials_hybrid.io.experiments import read_sweep
+from dials_hybrid.io.reflections import read_reflections
 from dials_hybrid.io.structure import atomic_model, prepare_structure, read_structure
 from dials_hybrid.model.crystal import Crystal
 from dials_hybrid.model.hybrid import Hybrid
-from dials_hybrid.model.orientation import Orientation, mosaic_deviates
+from dials_hybrid.model.orientation import Orientation
 from dials_hybrid.model.scale import Scale
 from dials_hybrid.model.simulation import BeamPolicy
 from dials_hybrid.model.thickness import ThicknessGrid, Wedge
+from dials_hybrid.rocking.measurement import Measurement
 
 SPREAD, THICKNESS = 0.04, 1100.0
 
@@ -40,15 +40,9 @@ def amplitudes(folder: Path, step: float, quantiles: int, repeated: bool):
     table = flex.reflection_table.from_file(str(folder / "integrated.refl"))
     structure = prepare_structure(read_structure(folder / "quartz_P3221.cif"))
     sweeps = [read_sweep(experiment) for experiment in experiments]
-    # Steps repeated `quantiles` times are interleaved steps whose orientations are made equal.
-    steps = rocking_steps(sweeps, step / quantiles, lambda n: mosaic_deviates(n, quantiles))
-    if repeated:
-        group = torch.arange(len(steps)) // quantiles * quantiles + quantiles // 2
-        steps = replace(steps, basis=steps.basis[group.clamp(max=len(steps) - 1)])
-    observations, _ = read_observations(
+    reflections, _ = read_reflections(
         table,
         sweeps,
-        steps,
         column="profile",
         half_width=[1.0],
         min_partiality=0.99,
@@ -56,7 +50,16 @@ def amplitudes(folder: Path, step: float, quantiles: int, repeated: bool):
         d_min=None,
         d_max=None,
     )
-    dataset = Dataset(steps, observations, experiments[0].beam.get_wavelength(), len(table))
+    wavelength = experiments[0].beam.get_wavelength()
+    dataset = Measurement(tuple(sweeps), reflections, wavelength, len(table)).dataset(
+        step / quantiles, quantiles
+    )
+    steps, observations = dataset.steps, dataset.observations
+    # Steps repeated `quantiles` times are interleaved steps whose orientations are made equal.
+    if repeated:
+        group = torch.arange(len(steps)) // quantiles * quantiles + quantiles // 2
+        steps = replace(steps, basis=steps.basis[group.clamp(max=len(steps) - 1)])
+        dataset = replace(dataset, steps=steps)
     free = constraints(structure)
     hybrid = Hybrid(
         dataset,

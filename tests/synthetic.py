@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from dials_hybrid.bloch.electron import wavelength
 from dials_hybrid.bloch.geometry import excitation_errors, rotation_matrix
 from dials_hybrid.bloch.scattering import metric_tensor
 from dials_hybrid.data import ATOM_PARAMETERS, AtomicModel, Dataset, Observations, RockingSteps
+from dials_hybrid.rocking.measurement import Measurement, Reflections
 
 WAVELENGTH = wavelength(200.0)
 BEAM = torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64)
@@ -199,3 +201,18 @@ def selected(observations, mask):
     return replace(
         observations, **{f.name: getattr(observations, f.name)[mask] for f in fields(observations)}
     )
+
+
+def steps_of(runs, step: float, mosaic_points: int = 1) -> RockingSteps:
+    """The rocking steps of these runs, with one reflection that is wide enough not to matter."""
+    one = np.zeros(1)
+    reflections = Reflections(
+        hkl=np.ones((1, 3), dtype=np.int64),
+        intensity=one,
+        sigma=one + 1.0,
+        run=np.zeros(1, dtype=np.int64),
+        angle=one,
+        half_width=one + 1000.0,
+        row=np.zeros(1, dtype=np.int64),
+    )
+    return Measurement(tuple(runs), reflections, WAVELENGTH, 1).dataset(step, mosaic_points).steps

@@ -17,7 +17,7 @@ import libtbx.phil
 from dials.array_family import flex
 from dxtbx.model.experiment_list import ExperimentList
 
-import dials_hybrid.algorithm
+import dials_hybrid.running
 from dials_hybrid import HybridRefinement
 from dials_hybrid.command_line.hybrid_refine import run
 from dials_hybrid.io.structure import read_structure
@@ -119,14 +119,14 @@ def test_the_number_of_processes_does_not_matter(files, refined, here):
 
 @pytest.mark.parametrize("stage", ["scan", "orientation", "joint", "neural"])
 def test_an_interrupted_run_resumes_to_the_same_result(files, refined, here, monkeypatch, stage):
-    write_json = dials_hybrid.algorithm.write_json
+    write_json = dials_hybrid.running.write_json
 
     def stop_after(filename, content):
         write_json(filename, content)
         if content["stage"] == stage:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("dials_hybrid.algorithm.write_json", stop_after)
+    monkeypatch.setattr("dials_hybrid.running.write_json", stop_after)
     with pytest.raises(KeyboardInterrupt):
         HybridRefinement.from_files(*files, parameters()).run()
     monkeypatch.undo()

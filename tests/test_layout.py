@@ -12,21 +12,37 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dials_hybrid"
 CCTBX = {"boost_adaptbx", "cctbx", "dials", "dxtbx", "iotbx", "libtbx", "scitbx", "smtbx"}
-PARTS = {"algorithm", "bloch", "data", "io", "model", "phil", "refine", "report", "result"}
+PARTS = {
+    "algorithm",
+    "bloch",
+    "data",
+    "io",
+    "model",
+    "phil",
+    "prepare",
+    "refine",
+    "report",
+    "result",
+    "rocking",
+    "running",
+}
 
 # part -> (other parts of this package, packages of others); the standard library is free
 ALLOWED = {
     "data": (set(), {"numpy", "torch"}),
+    "rocking": ({"data"}, {"numpy", "scipy", "torch"}),
     "bloch": ({"data"}, {"numpy", "torch"}),
     "model": ({"bloch", "data"}, {"numpy", "scipy", "torch"}),
-    "refine": ({"model", "bloch", "data"}, {"numpy", "scipy", "torch"}),
-    "io": ({"data"}, CCTBX | {"numpy", "scipy", "torch"}),
+    "refine": ({"model", "bloch", "rocking", "data"}, {"numpy", "scipy", "torch"}),
+    "io": ({"rocking", "data"}, CCTBX | {"numpy", "scipy", "torch"}),
     "report": (set(), {"jinja2", "numpy", "tabulate"}),
     "result": ({"io", "refine", "data"}, {"numpy", "torch"}),
     "phil": (set(), {"libtbx"}),
+    "running": ({"io", "refine", "report", "model"}, set()),
+    "prepare": ({"io", "refine", "rocking", "model", "data"}, {"libtbx", "numpy", "torch"}),
     "algorithm": (
-        {"io", "refine", "report", "result", "model", "data", "phil"},
-        {"dials", "dxtbx", "libtbx", "numpy", "torch"},
+        {"io", "refine", "report", "result", "phil", "prepare", "running"},
+        {"dials", "dxtbx", "numpy", "torch"},
     ),
     "command_line": (PARTS, CCTBX | {"numpy", "torch"}),
     "__init__": (PARTS, set()),

@@ -15,14 +15,16 @@ pytest.importorskip("dials.array_family.flex")
 from dials.array_family import flex
 from dxtbx.model.experiment_list import ExperimentList
 
-from dials_hybrid.algorithm import HybridRefinement, _inputs, _settings
+from dials_hybrid.algorithm import HybridRefinement
 from dials_hybrid.io.constraints import constraints
-from dials_hybrid.io.structure import prepare_structure, read_structure
+from dials_hybrid.io.structure import atomic_model, prepare_structure, read_structure
+from dials_hybrid.model.simulation import silent
 from dials_hybrid.model.thickness import Normal
 from dials_hybrid.phil import phil_scope
+from dials_hybrid.prepare import measured, resolve_settings
 from dials_hybrid.refine.build import Builder
 from dials_hybrid.refine.rvalues import amplitude_weights, observed, r_values
-from dials_hybrid.refine.state import State
+from dials_hybrid.refine.state import Inputs, State
 
 pytestmark = pytest.mark.slow
 
@@ -169,8 +171,10 @@ def unrefined(quartz_dials, model: str, intensity: str):
     experiments = ExperimentList.from_file(str(quartz_dials / "integrated.expt"), check_format=False)
     table = flex.reflection_table.from_file(str(quartz_dials / "integrated.refl"))
     structure = prepare_structure(read_structure(quartz_dials / model), adp="as_is")
-    inputs = _inputs(experiments, table, structure, constraints(structure), params)
-    build = Builder(inputs, _settings(params, inputs.dataset(1.0, 1)), lambda items, total: items)
+    measurement = measured(experiments, table, params)
+    free = constraints(structure)
+    inputs = Inputs(measurement, atomic_model(structure), free.jacobian, free.names, free.origin_shifts)
+    build = Builder(inputs, resolve_settings(params, measurement.dataset(1.0, 1)), silent)
     dataset = build.dataset(2000.0, 1)
     blank = State(
         stage="scan",

@@ -1,57 +1,28 @@
-"""Geometry from DIALS: experiment models to rocking steps, and refined orientations back.
+"""Geometry from DIALS: experiment models to sweeps, and refined orientations back.
 
 At array index z of a scan a reflection h lies, in the laboratory, at
 
     r = S R(axis, phi(z)) F U(z) B(z) h,
 
-with S and F the goniometer's setting and fixed rotations. Between scan points the rotation
-S R F U is interpolated at constant angular velocity and B linearly, as DIALS does for the centres of
-images. A beam that wanders during the scan is turned back onto its mean direction, the crystal with
-it.
+with S and F the goniometer's setting and fixed rotations. A beam that wanders during the scan is
+turned back onto its mean direction, the crystal with it.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
 
 import numpy as np
-import torch
-from scipy.spatial.transform import Rotation, Slerp
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from dxtbx.model import ExperimentList
 
 from dials_hybrid.data import RockingSteps
+from dials_hybrid.rocking.sweep import Sweep
 
 _LONGEST_ELECTRON_WAVE = 0.09  # [A]; electrons of 18 kV, X-rays of 138 keV
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The orientations of one experiment at its scan points."""
-
-    rotations: Rotation  # (Z,) S R F U, in the frame of the mean beam
-    b: np.ndarray  # (Z, 3, 3) [1/A]
-    z: np.ndarray  # (Z,) array indices of the scan points
-    beam: np.ndarray  # (3,) unit vector along the mean beam
-    rotation_axis: np.ndarray  # (3,)
-    phi_0: float  # scan angle at array index 0 [degree]
-    width: float  # rotation of an image [degree]
-
-    def basis(self, z: np.ndarray) -> np.ndarray:
-        """Reciprocal basis (K, 3, 3) [1/A] at array indices z (K,)."""
-        z = np.clip(z, self.z[0], self.z[-1])
-        u = Slerp(self.z, self.rotations)(z).as_matrix()
-        b = np.empty_like(u)
-        for i, j in np.ndindex(3, 3):
-            b[:, i, j] = np.interp(z, self.z, self.b[:, i, j])
-        return u @ b
-
-    def angle(self, z):
-        """Scan angle [degree] at array index z."""
-        return self.phi_0 + self.width * z
 
 
 def check_experiment(experiment, name: str) -> None:
@@ -88,7 +59,7 @@ def read_sweep(experiment) -> Sweep:
     phi_0, width = _oscillation(scan)
     rotation_axis = setting.mean(0) @ axis
     return Sweep(
-        rotations=Rotation.from_matrix(straighten @ setting @ phi @ fixed @ u),
+        rotations=straighten @ setting @ phi @ fixed @ u,
         b=_at_scan_points(experiment.crystal, "B", len(z)),
         z=z.astype(float),
         beam=mean_beam,
@@ -129,41 +100,6 @@ def _rotation_between(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     if sine == 0.0:
         return np.eye(3)
     return Rotation.from_rotvec(axis / sine * math.asin(min(1.0, sine))).as_matrix()
-
-
-def rocking_steps(sweeps: list[Sweep], step: float, mosaic) -> RockingSteps:
-    """Cut each sweep into steps of at most `step` degrees, taken at their midpoints.
-
-    Args:
-        mosaic: function of a number of steps that gives their mosaic deviates.
-    """
-    basis, angles, crystals, weights = [], [], [], []
-    for index, sweep in enumerate(sweeps):
-        n = steps_in(sweep, step)
-        edges = np.linspace(sweep.z[0], sweep.z[-1], n + 1)
-        z = 0.5 * (edges[1:] + edges[:-1])
-        basis.append(sweep.basis(z))
-        angles.append(sweep.angle(z))
-        crystals.append(np.full(n, index))
-        weights.append(np.full(n, abs(sweep.width) * (sweep.z[-1] - sweep.z[0]) / n))
-    return RockingSteps(
-        basis=_tensor(np.concatenate(basis)),
-        weight=_tensor(np.concatenate(weights)),
-        angle=_tensor(np.concatenate(angles)),
-        crystal=torch.as_tensor(np.concatenate(crystals)),
-        mosaic=torch.cat([mosaic(len(a)) for a in angles]),
-        beam=_tensor(np.stack([sweep.beam for sweep in sweeps])),
-        rotation_axis=_tensor(np.stack([sweep.rotation_axis for sweep in sweeps])),
-    )
-
-
-def steps_in(sweep: Sweep, step: float) -> int:
-    """Number of steps of at most `step` degrees in a sweep."""
-    return math.ceil(abs(sweep.width) * (sweep.z[-1] - sweep.z[0]) / step)
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float64)
 
 
 def refined_experiments(experiments, steps: RockingSteps, axes: Tensor, tilts: Tensor):

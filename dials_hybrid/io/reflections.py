@@ -1,12 +1,11 @@
-"""Intensities from DIALS: reflection tables to observations, and calculated intensities back.
+"""Intensities from DIALS: reflection tables to plain arrays, and calculated intensities back.
 
-Every row of a table becomes an observation or is counted with the reason why not.
+Every row of a table is used or counted with the reason why not.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from dials.array_family import flex
 from dials.util.multi_dataset_handling import (
@@ -14,8 +13,8 @@ from dials.util.multi_dataset_handling import (
     sort_tables_to_experiments_order,
 )
 
-from dials_hybrid.data import Observations, RockingSteps
-from dials_hybrid.io.experiments import Sweep
+from dials_hybrid.rocking.measurement import Reflections
+from dials_hybrid.rocking.sweep import Sweep
 
 _UNUSABLE = (
     "dont_integrate",
@@ -67,10 +66,9 @@ def intensities(table: flex.reflection_table, column: str) -> tuple[np.ndarray, 
     return value, variance
 
 
-def read_observations(
+def read_reflections(
     table: flex.reflection_table,
     sweeps: list[Sweep],
-    steps: RockingSteps,
     *,
     column: str,
     half_width: list[float],
@@ -78,13 +76,12 @@ def read_observations(
     min_zeta: float,
     d_min: float | None,
     d_max: float | None,
-) -> tuple[Observations, Rejections]:
+) -> tuple[Reflections, Rejections]:
     """The usable reflections of a table.
 
     Args:
         table: rows of all experiments, `id` counting them as `sweeps` does.
         sweeps: geometry of each experiment.
-        steps: the rocking steps of all of them.
         column: see `intensities`.
         half_width: half the width of a rocking curve at |zeta| = 1, of each experiment [degree].
         min_partiality: smallest part of the rocking curve inside the scan.
@@ -121,43 +118,23 @@ def read_observations(
         rows.reject(d > d_max, "beyond d_max")
 
     safe = np.where((crystal >= 0) & (crystal < len(sweeps)), crystal, 0)
-    first, last, angle = _windows(sweeps, steps, safe, z, np.array(half_width)[safe] / zeta.clip(1e-3))
     limits = np.array([sweep.z[[0, -1]] for sweep in sweeps])[safe]
-    rows.reject((last <= first) & ((z < limits[:, 0]) | (z > limits[:, 1])), "outside the scan")
-    rows.reject(last <= first, "rocking curve narrower than the rocking step")
+    rows.reject((z < limits[:, 0]) | (z > limits[:, 1]), "outside the scan")
     if not rows.kept.any():
         raise ValueError(f"no reflection is left of {len(table)}: {_counts(rows.counts)}")
     kept = np.flatnonzero(rows.kept)
-    observations = Observations(
-        hkl=torch.as_tensor(hkl[kept]),
-        intensity=torch.as_tensor(value[kept]),
-        sigma=torch.as_tensor(np.sqrt(variance[kept])),
-        first=torch.as_tensor(first[kept]),
-        last=torch.as_tensor(last[kept]),
-        crystal=torch.as_tensor(crystal[kept]),
-        angle=torch.as_tensor(angle[kept]),
-        row=torch.as_tensor(kept),
-        free=torch.zeros(len(kept), dtype=torch.bool),
+    run = crystal[kept]
+    angles = np.array([sweep.angle(0.0) for sweep in sweeps]), np.array([sweep.width for sweep in sweeps])
+    reflections = Reflections(
+        hkl=hkl[kept],
+        intensity=value[kept],
+        sigma=np.sqrt(variance[kept]),
+        run=run,
+        angle=angles[0][run] + angles[1][run] * z[kept],
+        half_width=np.array(half_width)[run] / zeta[kept].clip(1e-3),
+        row=kept,
     )
-    return observations, rows
-
-
-def _windows(sweeps, steps: RockingSteps, crystal, z, half_width):
-    """First and last step and scan angle of each row's rocking curve."""
-    first, last = np.zeros((2, len(z)), dtype=np.int64)
-    angle = np.zeros(len(z))
-    for index, sweep in enumerate(sweeps):
-        own = crystal == index
-        at = np.flatnonzero((steps.crystal == index).numpy())
-        step_angle = steps.angle.numpy()[at]
-        rising = step_angle if sweep.width > 0 else step_angle[::-1]
-        centre = sweep.angle(z[own])
-        low = np.searchsorted(rising, centre - half_width[own])
-        high = np.searchsorted(rising, centre + half_width[own])
-        if sweep.width < 0:
-            low, high = len(at) - high, len(at) - low
-        first[own], last[own], angle[own] = at[0] + low, at[0] + high, centre
-    return first, last, angle
+    return reflections, rows
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -38,7 +38,7 @@ class Builder:
         """
         coarsest = (2.0 if mosaic_points > 1 else 1.0) / (thickness * self.settings.g_max)
         step = self.settings.rocking_step or math.degrees(coarsest) / mosaic_points
-        dataset = self.inputs.dataset(step, mosaic_points)
+        dataset = self.inputs.measurement.dataset(step, mosaic_points)
         observations = dataset.observations
         free = choose_free(
             observations.hkl,

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
-from dials_hybrid.data import AtomicModel, Dataset
+from dials_hybrid.data import AtomicModel
 from dials_hybrid.refine.joint_fit import Cycle
 from dials_hybrid.refine.thickness_scan import ThicknessScan
+from dials_hybrid.rocking.measurement import Measurement
 
 STAGES = ("scan", "orientation", "joint", "neural", "final")
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is refined against what.
+    """What is refined against what."""
 
-    `dataset(step, mosaic_points)` cuts the scan into rocking steps of at most `step` degrees.
-    """
-
-    dataset: Callable[[float, int], Dataset]
+    measurement: Measurement
     atoms: AtomicModel
     jacobian: Tensor  # (P, 11 n), see `model.crystal.Crystal`
     names: tuple[str, ...]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from synthetic import steps_of
 
 from scitbx.array_family import flex
 
@@ -18,8 +19,6 @@ from dials_hybrid.io.experiments import (
     check_experiment,
     read_sweep,
     refined_experiments,
-    rocking_steps,
-    steps_in,
 )
 
 N_IMAGES = 8
@@ -74,10 +73,6 @@ def centres(sweep):
 
 def transposed(matrices):
     return matrices.transpose(0, 2, 1)
-
-
-def no_mosaic(n):
-    return torch.zeros(n, dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
@@ -149,31 +144,6 @@ def test_rotation_axis_and_beam_are_unit_vectors_of_the_laboratory():
     np.testing.assert_allclose(sweep.beam, expected / np.linalg.norm(expected), atol=1e-12)
 
 
-# ------------------------------------------------------------------------------ rocking steps
-
-
-@pytest.mark.parametrize("step", [0.1, 0.033, 5.0])
-def test_steps_are_midpoints_of_equal_parts_of_the_scan(step):
-    sweep = read_sweep(make_experiment())
-    steps = rocking_steps([sweep], step, no_mosaic)
-    n = math.ceil(0.7 * N_IMAGES / step)
-    assert len(steps) == steps_in(sweep, step) == n
-    width = 0.7 * N_IMAGES / n
-    np.testing.assert_allclose(steps.weight, width)
-    np.testing.assert_allclose(steps.angle, -5.0 + width * (np.arange(n) + 0.5))
-    z = sweep.z[0] + (steps.angle.numpy() + 5.0) / 0.7
-    np.testing.assert_allclose(steps.basis, sweep.basis(z), atol=1e-12)
-
-
-def test_several_crystals_follow_one_another():
-    sweeps = [read_sweep(make_experiment()), read_sweep(make_experiment(axis=(0, 1, 0), width=0.35))]
-    steps = rocking_steps(sweeps, 0.1, lambda n: torch.arange(n).double())
-    assert steps.crystal.tolist() == [0] * 56 + [1] * 28
-    assert steps.mosaic.tolist() == [*range(56), *range(28)]
-    np.testing.assert_allclose(steps.beam, [sweep.beam for sweep in sweeps])
-    np.testing.assert_allclose(steps.rotation_axis, [sweep.rotation_axis for sweep in sweeps])
-
-
 # ------------------------------------------------------------------------- refined experiments
 
 
@@ -185,7 +155,7 @@ def test_refined_orientations_are_read_back(varying, tolerance):
     """A constant tilt of 0.2 degrees and one that varies."""
     experiments = ExperimentList([make_experiment(varying=varying)])
     sweep = read_sweep(experiments[0])
-    steps = rocking_steps([sweep], 0.05, no_mosaic)
+    steps = steps_of([sweep], 0.05)
     axis = tilt_axes(steps.beam, steps.rotation_axis)[0, 0]
     constant = torch.full((len(steps),), math.radians(0.2), dtype=torch.float64)
     for tilts in (constant, torch.deg2rad(0.05 * (steps.angle + 1.0))):
@@ -201,7 +171,7 @@ def test_refined_orientations_are_read_back(varying, tolerance):
 def test_refined_experiments_are_copies_with_the_same_cell(quartz):
     experiments = ExperimentList([quartz])
     before = quartz.crystal.get_A_at_scan_point(3)
-    steps = rocking_steps([read_sweep(quartz)], 0.5, no_mosaic)
+    steps = steps_of([read_sweep(quartz)], 0.5)
     axes = tilt_axes(steps.beam, steps.rotation_axis)[:, 0].expand(len(steps), 3)
     (refined,) = refined_experiments(experiments, steps, axes, torch.full((len(steps),), 0.01))
     assert quartz.crystal.get_A_at_scan_point(3) == before
@@ -214,7 +184,7 @@ def test_refined_experiments_are_copies_with_the_same_cell(quartz):
 def test_each_crystal_takes_its_own_tilts():
     experiments = ExperimentList([make_experiment(), make_experiment(axis=(0, 1, 0))])
     sweeps = [read_sweep(experiment) for experiment in experiments]
-    steps = rocking_steps(sweeps, 0.1, no_mosaic)
+    steps = steps_of(sweeps, 0.1)
     axes = tilt_axes(steps.beam, steps.rotation_axis)[:, 0][steps.crystal]
     tilts = torch.where(steps.crystal == 1, 0.01, 0.0)
     refined = refined_experiments(experiments, steps, axes, tilts)

@@ -5,19 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from synthetic import steps_of
 
 from dials.array_family import flex
 from dxtbx.model.experiment_list import ExperimentListFactory
 
 from dials_hybrid.bloch.geometry import excitation_errors
-from dials_hybrid.io.experiments import read_sweep, rocking_steps
+from dials_hybrid.io.experiments import read_sweep
 from dials_hybrid.io.reflections import (
     combine_tables,
     intensities,
     lorentz_corrected,
     output_table,
-    read_observations,
+    read_reflections,
 )
+from dials_hybrid.rocking.measurement import Measurement
 
 STEP = 0.1
 SPOILT = 30  # a row that is used
@@ -29,10 +31,6 @@ CHOICES = {
     "d_min": None,
     "d_max": None,
 }
-
-
-def no_mosaic(n):
-    return torch.zeros(n, dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +57,9 @@ def table(original):
 def read(sweep):
     def read(table, sweeps=None, **choices):
         sweeps = [sweep] if sweeps is None else sweeps
-        steps = rocking_steps(sweeps, STEP, no_mosaic)
-        return read_observations(table, sweeps, steps, **CHOICES | choices)
+        reflections, rows = read_reflections(table, sweeps, **CHOICES | choices)
+        measurement = Measurement(tuple(sweeps), reflections, 0.025, len(table))
+        return measurement.dataset(STEP, 1).observations, rows
 
     return read
 
@@ -181,7 +180,7 @@ def test_resolution_limits(table, read):
 
 def test_windows_are_centred_on_the_predicted_angle(table, read, experiment, sweep):
     observations, _ = read(table, half_width=[0.5])
-    steps = rocking_steps([sweep], STEP, no_mosaic)
+    steps = steps_of([sweep], STEP)
     z = table["xyzcal.px"].parts()[2].as_numpy_array()[observations.row]
     angle = [experiment.scan.get_angle_from_array_index(float(value)) for value in z]
     np.testing.assert_allclose(observations.angle, angle, atol=1e-9)
@@ -197,7 +196,7 @@ def test_windows_are_centred_on_the_predicted_angle(table, read, experiment, swe
 
 def test_reflections_cross_the_ewald_sphere_in_the_middle_of_their_window(table, read, experiment, sweep):
     observations, _ = read(table)
-    steps = rocking_steps([sweep], STEP, no_mosaic)
+    steps = steps_of([sweep], STEP)
     beam, k = steps.beam[0], 1 / experiment.beam.get_wavelength()
     middle = np.argmin(np.abs(observations.angle.numpy()[:, None] - steps.angle.numpy()), axis=1)
     r = torch.einsum("mij,mj->mi", steps.basis[middle], observations.hkl.double())
@@ -222,7 +221,7 @@ def test_second_experiment_takes_its_own_steps(table, read, sweep):
     table["id"] = ids
     found, _ = read(table, [sweep, sweep], half_width=[0.6, 0.6])
     second = found.crystal == 1
-    n_steps = len(rocking_steps([sweep], STEP, no_mosaic))
+    n_steps = len(steps_of([sweep], STEP))
     assert torch.equal(found.row, alone.row)
     assert torch.equal(second, found.row >= len(table) // 2)
     assert torch.equal(found.first - n_steps * second, alone.first)

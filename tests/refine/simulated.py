@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import torch
 from synthetic import (
@@ -24,12 +25,13 @@ from dials_hybrid.bloch.scattering import metric_tensor
 from dials_hybrid.data import AtomicModel, Dataset, Observations, RockingSteps
 from dials_hybrid.model.crystal import Crystal
 from dials_hybrid.model.hybrid import Hybrid
-from dials_hybrid.model.orientation import Orientation, mosaic_deviates
+from dials_hybrid.model.orientation import Orientation
 from dials_hybrid.model.scale import Scale
 from dials_hybrid.model.simulation import BeamPolicy
 from dials_hybrid.model.thickness import Thickness
 from dials_hybrid.refine.simulate import simulate_observations
 from dials_hybrid.refine.state import Inputs, Settings
+from dials_hybrid.rocking.mosaic import mosaic_deviates
 
 SETTINGS = Settings(
     g_max=1.5,
@@ -145,7 +147,7 @@ class Refinable:
             observations = replace(data.observations, intensity=intensity, sigma=sigma)
             return replace(data, observations=observations)
 
-        return Inputs(dataset, start, self.jacobian, self.names, self.origin_shifts)
+        return Inputs(SimpleNamespace(dataset=dataset), start, self.jacobian, self.names, self.origin_shifts)
 
     def displaced(self, distance: float, seed: int) -> AtomicModel:
         """The atoms moved, the one that moves most by `distance` [A], with U_iso = 0.01 A^2."""

@@ -1,0 +1,72 @@
+"""A continuous rotation, cut into rocking steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation, Slerp
+
+
+@dataclass(frozen=True)
+class Cut:
+    """K consecutive rocking steps of a run."""
+
+    basis: np.ndarray  # (K, 3, 3) reciprocal basis [1/A]
+    angle: np.ndarray  # (K,) scan angle [degree]
+    weight: np.ndarray  # (K,) quadrature weight [degree]
+
+    def __len__(self) -> int:
+        return len(self.angle)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Orientations of a crystal at the scan points of a rotation.
+
+    Between scan points the rotation is interpolated at constant angular velocity and the orthogonal
+    matrix B linearly, as DIALS does for the centres of images.
+    """
+
+    rotations: np.ndarray  # (Z, 3, 3) crystal frame to laboratory, that of the mean beam
+    b: np.ndarray  # (Z, 3, 3) [1/A]
+    z: np.ndarray  # (Z,) array indices of the scan points
+    beam: np.ndarray  # (3,) unit vector along the mean beam
+    rotation_axis: np.ndarray  # (3,)
+    phi_0: float  # scan angle at array index 0 [degree]
+    width: float  # rotation of an image [degree]
+
+    @property
+    def range(self) -> float:
+        """Scan angle covered [degree]."""
+        return abs(self.width) * float(self.z[-1] - self.z[0])
+
+    def basis(self, z: np.ndarray) -> np.ndarray:
+        """Reciprocal basis (K, 3, 3) [1/A] at array indices z (K,)."""
+        z = np.clip(z, self.z[0], self.z[-1])
+        u = Slerp(self.z, Rotation.from_matrix(self.rotations))(z).as_matrix()
+        b = np.empty_like(u)
+        for i, j in np.ndindex(3, 3):
+            b[:, i, j] = np.interp(z, self.z, self.b[:, i, j])
+        return u @ b
+
+    def angle(self, z):
+        """Scan angle [degree] at array index z."""
+        return self.phi_0 + self.width * z
+
+    def cut(self, step: float) -> Cut:
+        """Equal steps of at most `step` degrees, taken at their midpoints."""
+        n = math.ceil(self.range / step)
+        edges = np.linspace(self.z[0], self.z[-1], n + 1)
+        z = 0.5 * (edges[1:] + edges[:-1])
+        return Cut(self.basis(z), self.angle(z), np.full(n, self.range / n))
+
+    def windows(self, cut: Cut, angle: np.ndarray, half_width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First step and the one behind the last (M,) within `half_width` of `angle` (M,) [degree]."""
+        rising = cut.angle if self.width > 0 else cut.angle[::-1]
+        low = np.searchsorted(rising, angle - half_width)
+        high = np.searchsorted(rising, angle + half_width)
+        if self.width < 0:
+            low, high = len(cut) - high, len(cut) - low
+        return low, high

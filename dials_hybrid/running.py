@@ -1,0 +1,140 @@
+"""A refinement from its inputs to its outcome, with log and checkpoints; needs neither DIALS nor cctbx."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from dials_hybrid.io.checkpoint import read_checkpoint, write_json
+from dials_hybrid.model.hybrid import Hybrid
+from dials_hybrid.model.simulation import Progress, silent
+from dials_hybrid.refine.protocol import Outcome, Protocol
+from dials_hybrid.refine.state import Inputs, Settings, State
+from dials_hybrid.report import tables
+
+logger = logging.getLogger("dials.hybrid_refine.running")
+
+_CHECKPOINT_FORMAT = "dials.hybrid_refine checkpoint"
+# Settings that give a checkpoint's numbers their meaning, and the parameters behind them.
+_SAME_ON_RESUME = {
+    "tilt_nodes": "orientation.tilt_nodes",
+    "mosaic_points": "orientation.mosaic_points",
+    "scale_nodes": "scale.nodes",
+    "network_hidden": "thickness.network.hidden",
+    "network_terms": "thickness.network.terms",
+    "free_fraction": "data.free_fraction",
+    "seed": "seed",
+}
+_STAGE_TITLES = {
+    "scan": "Thickness scan",
+    "orientation": "Orientation, mosaicity, thickness and scale",
+    "joint": "Structure, orientation, thickness and scale",
+    "neural": "The same, with the network's thickness distribution",
+    "final": "Final cycles in double precision",
+}
+
+
+def run_protocol(
+    inputs: Inputs,
+    settings: Settings,
+    *,
+    checkpoint: str | Path | None = None,
+    resume: str | Path | None = None,
+    progress: Progress = silent,
+) -> tuple[Outcome, dict[str, float]]:
+    """Refine; say in the log how it goes.
+
+    Args:
+        checkpoint: file that is written after each stage.
+        resume: checkpoint of an interrupted run to continue.
+        progress: wraps long loops, to show them.
+
+    Returns:
+        The refined model and the seconds each stage took.
+
+    Raises:
+        ValueError: `resume` does not belong to this refinement, or the data do not fit the model at all.
+    """
+    identity = _identity(inputs, settings)
+    seconds: dict[str, float] = {}
+    clock = {"stage": "", "since": time.time()}
+
+    def close_stage() -> None:
+        if clock["stage"]:
+            seconds[clock["stage"]] = time.time() - clock["since"]
+
+    def on_stage(stage: str) -> None:
+        close_stage()
+        clock.update(stage=stage, since=time.time())
+        logger.info(f"\n{_STAGE_TITLES[stage]}")
+        if stage != "scan":
+            logger.info(tables.CYCLE_HEADER)
+
+    def on_checkpoint(state: State) -> None:
+        if state.stage == "scan":
+            logger.info(tables.scan_table(state.scan.best, state.scan.best_chi_squared))
+            logger.info(f"Thickness considered: up to {state.grid[0]:.0f} A")
+        if checkpoint:
+            write_json(checkpoint, {**identity, **state.as_dict()})
+
+    protocol = Protocol(
+        inputs,
+        settings,
+        on_stage=on_stage,
+        on_model=_log_model,
+        on_cycle=lambda cycle: logger.info(tables.cycle_line(cycle)),
+        on_checkpoint=on_checkpoint,
+        progress=progress,
+    )
+    start = _resumed(resume, identity, settings) if resume else None
+    outcome = protocol.run(start)
+    close_stage()
+    return outcome, seconds
+
+
+def _log_model(hybrid: Hybrid) -> None:
+    simulation, policy = hybrid.simulation, hybrid.policy
+    n_beams = simulation.n_beams
+    logger.info(
+        f"{len(hybrid.dataset.steps)} rocking steps, {sum(n_beams) / len(n_beams):.0f} beams on average "
+        f"and {max(n_beams)} at most (|g| < {policy.g_max:.2f}, |S_g| < {policy.sg_max:g} 1/A), "
+        f"{len(hybrid.grid)} thicknesses"
+    )
+    missed = int((~simulation.covered()).sum())
+    if missed:
+        logger.warning(
+            f"{missed} observations are never among the beams and count as calculated zero: "
+            "raise beams.sg_max or beams.g_max"
+        )
+
+
+def _identity(inputs: Inputs, settings: Settings) -> dict:
+    """What a checkpoint and the run that resumes it must have in common."""
+    return {
+        "format": _CHECKPOINT_FORMAT,
+        "names": list(inputs.names),
+        "n_observations": len(inputs.measurement.dataset(1.0, 1).observations),
+        "settings": {name: getattr(settings, name) for name in _SAME_ON_RESUME},
+    }
+
+
+def _resumed(filename: str | Path, identity: dict, settings: Settings) -> State:
+    content = read_checkpoint(filename)
+    try:
+        state = State.from_dict(content)
+    except ValueError as error:
+        raise ValueError(f"{filename}: {error}") from error
+    expected = "normal" if settings.thickness_model == "neural" else settings.thickness_model
+    if content.get("names") != identity["names"]:
+        raise ValueError(f"{filename} belongs to a refinement of another structure")
+    if content.get("n_observations") != identity["n_observations"]:
+        raise ValueError(f"{filename} belongs to a refinement against other reflections")
+    if state.thickness_model not in (expected, settings.thickness_model):
+        raise ValueError(f"{filename} was written with thickness.model={state.thickness_model}: use it again")
+    for name, parameter in _SAME_ON_RESUME.items():
+        before = content.get("settings", {}).get(name)
+        if before != identity["settings"][name]:
+            raise ValueError(f"{filename} was written with {parameter}={before}: use it again")
+    logger.info(f"Continuing after stage '{state.stage}' of {filename}")
+    return state

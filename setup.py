@@ -11,12 +11,18 @@ setup(
     license="BSD-3-Clause",
     author="dials_hybrid developers",
     packages=find_packages(include=["dials_hybrid", "dials_hybrid.*"]),
-    package_data={"dials_hybrid": ["examples/*.cif"]},
+    package_data={"dials_hybrid": ["examples/*.cif", "bloch/*.csv", "report/assets/*", "report/templates/*"]},
     python_requires=">=3.11",
-    install_requires=["numpy", "scipy", "torch>=2"],
-    extras_require={"test": ["pytest"]},
+    install_requires=["numpy", "scipy", "torch>=2", "jinja2"],
+    extras_require={"test": ["pytest", "sphinx"]},
     entry_points={
-        "console_scripts": ["dials.hybrid_refine=dials_hybrid.command_line.hybrid_refine:run"],
-        "libtbx.dispatcher.script": ["dials.hybrid_refine=dials.hybrid_refine"],
+        "console_scripts": [
+            "dials.hybrid_refine=dials_hybrid.command_line.hybrid_refine:run",
+            "dials.hybrid_simulate=dials_hybrid.command_line.hybrid_simulate:run",
+        ],
+        "libtbx.dispatcher.script": [
+            "dials.hybrid_refine=dials.hybrid_refine",
+            "dials.hybrid_simulate=dials.hybrid_simulate",
+        ],
     },
 )

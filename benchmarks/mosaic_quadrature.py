@@ -28,7 +28,8 @@ from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.orientation import Orientation
 from dials_hybrid.model.scale import Scale
 from dials_hybrid.model.simulation import BeamPolicy
-from dials_hybrid.model.thickness import ThicknessGrid, Wedge
+from dials_hybrid.model.thickness import Wedge
+from dials_hybrid.model.thickness_grid import ThicknessGrid
 from dials_hybrid.rocking.measurement import Measurement
 
 SPREAD, THICKNESS = 0.04, 1100.0

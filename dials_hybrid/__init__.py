@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+__version__ = "0.1.0"  # as in setup.py
+
 __all__ = ["HybridRefinement", "run_hybrid_refine"]
 
 

@@ -5,42 +5,44 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict
+from importlib import metadata
 
-import numpy as np
 import torch
+
+from libtbx.version import get_version
 
 from dials.util import progress
 
-from dials_hybrid.io.constraints import constraints
+from dials_hybrid import machine
 from dials_hybrid.io.experiments import refined_experiments
+from dials_hybrid.io.observation_list import observation_rows
+from dials_hybrid.io.pets import read_pets
 from dials_hybrid.io.reflections import combine_tables, output_table
-from dials_hybrid.io.structure import (
-    atomic_model,
-    prepare_structure,
-    read_structure,
-    updated_structure,
-)
+from dials_hybrid.io.start_model import PreparedModel, prepare_model
+from dials_hybrid.io.structure import StartModel, atomic_model, read_model, updated_structure
+from dials_hybrid.model.simulation import silent
 from dials_hybrid.phil import check_values, phil_scope
 from dials_hybrid.prepare import (
+    all_measured,
     check_amount,
-    check_device,
-    check_experiments,
     check_model_setting,
-    measured,
     resolve_settings,
 )
+from dials_hybrid.problem import Problem, read_result, write_problem
+from dials_hybrid.program import is_first_rank
 from dials_hybrid.refine.figures import figures, refined_parameters, thickness_result
 from dials_hybrid.refine.protocol import Outcome
+from dials_hybrid.refine.restraints import deviations
 from dials_hybrid.refine.state import Inputs
 from dials_hybrid.report import tables
-from dials_hybrid.result import Result
+from dials_hybrid.result import Result, difference_map
 from dials_hybrid.running import run_protocol
 
 logger = logging.getLogger("dials.hybrid_refine.algorithm")
 
 
 class HybridRefinement:
-    """A dynamical refinement of one structure against one or several DIALS experiments.
+    """A dynamical refinement of one structure against one or several crystals.
 
     Example::
 
@@ -50,21 +52,25 @@ class HybridRefinement:
         result.xray_structure.show_scatterers()
 
     Args:
-        experiments: dxtbx ExperimentList.
+        experiments: dxtbx ExperimentList; empty where there are only virtual frames.
         reflections: a reflection table, or one for each experiment.
-        xray_structure: cctbx xray.structure, the start model.
+        xray_structure: the start model: cctbx xray.structure, or what `io.structure.read_model` gives.
         params: extract of `dials_hybrid.phil.phil_scope`; None for its defaults.
+        virtual_frames: what `dials_hybrid.io.pets.read_pets` gives, one a crystal.
     """
 
-    def __init__(self, experiments, reflections, xray_structure, params=None):
+    def __init__(self, experiments, reflections, xray_structure, params=None, virtual_frames=()):
         self.experiments = experiments
         self.reflections = reflections
         self.xray_structure = xray_structure
         self.params = params or phil_scope.extract()
+        self.virtual_frames = virtual_frames
 
     @classmethod
-    def from_files(cls, experiments, reflections, structure, params=None) -> HybridRefinement:
-        """Read .expt and .refl files (lists of names) and a structure (.cif, .ins, .res, .pdb).
+    def from_files(cls, experiments, reflections, structure, params=None, cif_pets=()) -> HybridRefinement:
+        """Read .expt, .refl and .cif_pets files (lists of names) and a structure.
+
+        The structure is .cif, .ins, .res or .pdb.
 
         Raises:
             ValueError: a file is missing or cannot be read.
@@ -83,21 +89,28 @@ class HybridRefinement:
                 tables.append(flex.reflection_table.from_file(str(name)))
             except Exception as error:
                 raise ValueError(f"cannot read reflections from {name}: {error}") from error
-        return cls(expt, tables, read_structure(structure), params)
+        frames = [read_pets(name) for name in cif_pets]
+        return cls(expt, tables, read_model(structure), params, frames)
 
     def run(self) -> Result:
         """Refine; see `run_hybrid_refine`."""
-        return run_hybrid_refine(self.experiments, self.reflections, self.xray_structure, self.params)
+        return run_hybrid_refine(
+            self.experiments, self.reflections, self.xray_structure, self.params, self.virtual_frames
+        )
 
 
-def run_hybrid_refine(experiments, reflections, structure, params) -> Result:
-    """Refine `structure` against the integrated intensities of `reflections`.
+def run_hybrid_refine(experiments, reflections, structure, params, virtual_frames=()) -> Result | None:
+    """Refine `structure` against integrated intensities.
 
     Args:
         experiments: dxtbx ExperimentList.
         reflections: a reflection table or a list of them.
-        structure: cctbx xray.structure.
+        structure: cctbx xray.structure, or what `dials_hybrid.io.structure.read_model` gives.
         params: extract of `dials_hybrid.phil.phil_scope`.
+        virtual_frames: see `HybridRefinement`.
+
+    Returns:
+        The outcome; None where `params.output.problem` asks for a file with the problem instead.
 
     Raises:
         ValueError: the input cannot be refined; the message says why, in one sentence.
@@ -105,73 +118,124 @@ def run_hybrid_refine(experiments, reflections, structure, params) -> Result:
     started = time.time()
     torch.set_num_threads(1)
     check_values(params)
-    check_device(params.device)
-    check_experiments(experiments, structure)
-    table = combine_tables(reflections, experiments)
-    structure = prepare_structure(
+    machine.check_device(params.device)
+    table = combine_tables(reflections, experiments) if len(experiments) else None
+    start = structure.structure if isinstance(structure, StartModel) else structure
+    model = prepare_model(
         structure,
         adp=params.structure.adp,
         ions=params.structure.ions,
         hydrogens=params.structure.hydrogens,
         refine_occupancies=params.structure.refine_occupancies,
+        refine=[text for text in params.structure.refine if text],
+        fix=[text for text in params.structure.fix if text],
     )
-    free = constraints(structure)
-    measurement = measured(experiments, table, params)
+    structure, free = model.structure, model.constraints
+    measurement = all_measured(experiments, table, virtual_frames, start, params)
     sample = measurement.dataset(1.0, 1)
     settings = resolve_settings(params, sample)
     logger.info(tables.input_table(sample.n_rows, len(sample.observations), sample.rejected))
     check_amount(sample, len(free.names))
-    check_model_setting(table, sample, structure)
-    inputs = Inputs(measurement, atomic_model(structure), free.jacobian, free.names, free.origin_shifts)
-    outcome, seconds = run_protocol(
-        inputs,
-        settings,
-        checkpoint=params.output.checkpoint,
-        resume=params.resume,
-        progress=lambda iterable, total: progress(iterable, total=total),
+    check_model_setting(measurement, structure)
+    inputs = Inputs(
+        measurement, atomic_model(structure), free.jacobian, free.names, free.origin_shifts, model.restraints
     )
-    seconds["total"] = time.time() - started
-    return _result(experiments, table, structure, free, outcome, settings, seconds)
+    if params.output.problem:
+        write_problem(params.output.problem, Problem(inputs, settings))
+        return None
+    if params.result:
+        outcome, finished = read_result(params.result, inputs)
+        settings, seconds, versions = finished.settings, finished.seconds, finished.versions
+        logger.info(f"Refined elsewhere: {params.result}")
+    else:
+        outcome, seconds = run_protocol(
+            inputs,
+            settings,
+            checkpoint=params.output.checkpoint if is_first_rank() else None,
+            resume=params.resume,
+            progress=_show_progress if is_first_rank() else silent,
+        )
+        seconds["total"] = time.time() - started
+        versions = machine.versions()
+    result = _result(
+        experiments, table, virtual_frames, structure, free, outcome, settings, seconds, versions
+    )
+    if model.restraints:
+        _list_restraints(result, model)
+    return result
 
 
-def _result(experiments, table, structure, free, outcome: Outcome, settings, seconds) -> Result:
+def _list_restraints(result: Result, model: PreparedModel) -> None:
+    """Add to the figures, and to the log, how well each restraint is kept."""
+    kept = deviations(model.restraints, result.outcome.hybrid.crystal.atoms().to("cpu"))
+    result.summary["restraints"] = [{**asdict(each), "in_sigmas": each.in_sigmas} for each in kept]
+    logger.info(tables.restraint_table(result.summary["restraints"]))
+
+
+def _result(
+    experiments, table, virtual_frames, structure, free, outcome: Outcome, settings, seconds, versions
+) -> Result:
     hybrid = outcome.hybrid
     thickness = thickness_result(outcome)
     part = hybrid.slices()["crystal"]
-    evaluation = outcome.fit.evaluation
-    orientation = hybrid.orientation
     refined = updated_structure(structure, hybrid.crystal.atoms().parameters)
+    maps = difference_map(outcome, refined)
     summary = {
         **figures(outcome, thickness),
         "seconds": seconds,
         "settings": asdict(settings),
-        "versions": _versions(),
+        "versions": {**_versions(), **versions},
+        "difference_map": maps.summary(),
     }
     parameters = refined_parameters(outcome)
     logger.info("\n" + tables.parameter_table(parameters))
     logger.info(tables.summary_table(summary))
+    logger.info(tables.difference_table(summary["difference_map"]))
     return Result(
         xray_structure=refined,
         constraints=free,
         covariance=outcome.fit.covariance[part, part].cpu().numpy(),
-        experiments=refined_experiments(
-            experiments,
-            hybrid.dataset.steps.to("cpu"),
-            orientation.axes[:, 0].cpu(),
-            orientation.smooth_tilts().detach().cpu(),
-        ),
-        reflections=output_table(
-            table,
-            hybrid.dataset.observations.row.cpu().numpy(),
-            evaluation.intensity.cpu().numpy(),
-            evaluation.scale.cpu().numpy(),
-        ),
+        **_refined_data(experiments, table, virtual_frames, outcome),
         thickness=thickness,
         summary=summary,
+        outcome=outcome,
+        maps=maps,
     )
+
+
+def _refined_data(experiments, table, virtual_frames, outcome: Outcome) -> dict:
+    """Experiments, reflection table and rows of virtual frames with what was refined and calculated."""
+    orientation = outcome.hybrid.orientation
+    dataset = outcome.hybrid.dataset.to("cpu")
+    intensity, scale = outcome.fit.evaluation.intensity.cpu(), outcome.fit.evaluation.scale.cpu()
+    observations, n = dataset.observations, len(experiments)
+    rows = observation_rows(virtual_frames, n, observations, intensity, scale)
+    if not n:
+        return {"experiments": None, "reflections": None, "observations": rows}
+    axes, tilts = orientation.axes[:, 0].cpu(), orientation.smooth_tilts().detach().cpu()
+    own = observations.crystal < n
+    used = (values[own].numpy() for values in (observations.row, intensity, scale))
+    return {
+        "experiments": refined_experiments(experiments, dataset.steps, axes, tilts),
+        "reflections": output_table(table, *used),
+        "observations": rows,
+    }
 
 
 def _versions() -> dict[str, str]:
     from dials.util.version import dials_version
 
-    return {"dials": dials_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return {"dials": dials_version(), "cctbx": _cctbx_version()}
+
+
+def _cctbx_version() -> str:
+    for name in ("cctbx", "cctbx-base"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return get_version()  # a build of one's own
+
+
+def _show_progress(iterable, total: int):
+    return progress(iterable, total=total)

@@ -73,6 +73,45 @@ class AtomicModel(_Tensors):
 
 
 @dataclass(frozen=True)
+class Restrained(_Tensors):
+    """Q restraints of one kind, each on k = 1 or 2 atoms; the last of them is its image R x + t, R U R^T."""
+
+    atoms: Tensor  # (Q, k) int, rows of the parameter table
+    rotation: Tensor  # (Q, 3, 3) acts on fractional coordinates
+    translation: Tensor  # (Q, 3)
+    target: Tensor  # (Q,) distance [A] of `dfix`; zero in the other kinds
+    sigma: Tensor  # (Q,) [A] for sites, [A^2] for displacements
+    group: Tensor  # (Q,) int: distances that are the same, atoms of one plane
+
+    def __len__(self) -> int:
+        return len(self.sigma)
+
+
+@dataclass(frozen=True)
+class Restraints:
+    """What is known of a structure beside the data, by the names that SHELX gave the kinds."""
+
+    dfix: Restrained  # distances (DFIX and DANG)
+    sadi: Restrained  # distances that are the same
+    flat: Restrained  # atoms in a plane
+    simu: Restrained  # neighbours have the same U_ij
+    delu: Restrained  # the same mean-square displacement along the vector between them
+    rigu: Restrained  # no relative motion along it and across (enhanced rigid bond)
+    isor: Restrained  # nearly isotropic
+
+    def __len__(self) -> int:
+        return sum(len(getattr(self, item.name)) for item in fields(self))
+
+    def to(self, device=None, dtype: torch.dtype | None = None) -> Restraints:
+        return replace(self, **{f.name: getattr(self, f.name).to(device, dtype) for f in fields(self)})
+
+    def inverted(self) -> Restraints:
+        """The same for the inverted structure: sites -x, operations (R, -t)."""
+        kinds = ((item.name, getattr(self, item.name)) for item in fields(self))
+        return Restraints(**{name: replace(kind, translation=-kind.translation) for name, kind in kinds})
+
+
+@dataclass(frozen=True)
 class RockingSteps(_Tensors):
     """K orientations of a crystal in the beam at which the wave equation is solved.
 
@@ -83,6 +122,7 @@ class RockingSteps(_Tensors):
     weight: Tensor  # (K,) quadrature weight [degree]
     angle: Tensor  # (K,) scan angle [degree]
     crystal: Tensor  # (K,) int
+    frame: Tensor  # (K,) int, virtual frame of the crystal; -1 in a sweep
     mosaic: Tensor  # (K,) standard normal deviate: tilt of this step in units of the mosaic spread
     beam: Tensor  # (C, 3) unit vector along the incident beam, one a crystal
     rotation_axis: Tensor  # (C, 3) unit vector, one a crystal
@@ -93,6 +133,10 @@ class RockingSteps(_Tensors):
     @property
     def n_crystals(self) -> int:
         return len(self.beam)
+
+    def frames(self) -> Tensor:
+        """Crystal and number of each virtual frame (F, 2)."""
+        return _frames(self.crystal, self.frame)
 
 
 @dataclass(frozen=True)
@@ -107,10 +151,20 @@ class Observations(_Tensors):
     crystal: Tensor  # (M,) int
     angle: Tensor  # (M,) scan angle of the centre [degree]
     row: Tensor  # (M,) int, row of the source table
+    frame: Tensor  # (M,) int, virtual frame of the crystal; -1 in a sweep
+    share: Tensor  # (M,) weight: rows that list one measurement n times have 1 / n each
     free: Tensor  # (M,) bool: held out of every fit
 
     def __len__(self) -> int:
         return len(self.intensity)
+
+    def frames(self) -> Tensor:
+        """Crystal and number of each virtual frame with observations (F, 2)."""
+        return _frames(self.crystal, self.frame)
+
+
+def _frames(crystal: Tensor, frame: Tensor) -> Tensor:
+    return torch.stack([crystal, frame], dim=1)[frame >= 0].unique(dim=0)
 
 
 @dataclass(frozen=True)

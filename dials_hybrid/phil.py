@@ -13,12 +13,26 @@ from libtbx import Auto
 phil_scope = libtbx.phil.parse(
     """
 structure {
-  adp = *anisotropic isotropic as_is
+  adp = *auto anisotropic isotropic as_is
     .type = choice
-    .help = "Displacement parameters of the atoms other than hydrogen."
-  hydrogens = *fixed refined
+    .help = "Displacement parameters of the atoms other than hydrogen. Auto: as they are in a SHELX file,"
+            "else anisotropic."
+  hydrogens = *auto fixed riding refined
     .type = choice
-    .help = "Hold hydrogen atoms where the model has them, or refine them freely."
+    .help = "Hydrogen atoms stay where they are, ride on their pivots at the distances of their nuclei, or"
+            "are refined with isotropic displacements. Auto: as a SHELX file says, else riding; what has no"
+            "clear pivot is fixed."
+  fix = None
+    .type = str
+    .multiple = True
+    .help = "Atoms, or some of their parameters, to hold: name H1 or element H; xyz: name Si1; u,occ: all and"
+            "not element C. Names may contain * and ?."
+  refine = None
+    .type = str
+    .multiple = True
+    .help = "Atoms, or some of their parameters (xyz, u, occ), to refine although they would be fixed, tied or"
+            "riding: occ: name O1*."
+    .expert_level = 1
   refine_occupancies = False
     .type = bool
     .help = "Refine the occupancy of every refined atom."
@@ -54,6 +68,18 @@ data {
             "[degree]. Auto: delta_m of the profile model; without one, from the boxes over which the"
             "reflections were integrated."
     .expert_level = 1
+  rsg = 0.66
+    .type = float(value_min=0.01, value_max=1)
+    .help = "Virtual frames: leave out reflections that come closer to the ends of the rotation, with"
+            "|S_g| in the middle of the frame above this part of the largest that still crosses the"
+            "Ewald sphere."
+  dsg = 0.0015
+    .type = float(value_min=0)
+    .help = "Virtual frames: smallest distance of |S_g| from that largest one [1/Angstrom]."
+  frames = None
+    .type = strings
+    .help = "Virtual frames to use, as numbers and ranges: 1-20,25. None: all."
+    .expert_level = 1
   free_fraction = 0.05
     .type = float(value_min=0, value_max=0.5)
     .help = "Part of the unique reflections that is held out of every fit, for R1_free."
@@ -66,6 +92,11 @@ beams {
   sg_max = 0.01
     .type = float(value_min=0.0001)
     .help = "Largest excitation error of the beams that take part [1/Angstrom]."
+  weak_sg_max = None
+    .type = float(value_min=0.0001)
+    .help = "Beams with excitation errors between sg_max and this take part by perturbation (Bethe"
+            "potentials) [1/Angstrom]. None: there are none."
+    .expert_level = 1
   rocking_step = Auto
     .type = float(value_min=0.0001)
     .help = "Scan angle between two solutions of the wave equation [degree]; at most a quarter of"
@@ -76,6 +107,19 @@ beams {
     .help = "Rocking steps that share one set of beams."
     .expert_level = 2
 }
+absorption {
+  model = *none thermal_diffuse
+    .type = choice
+    .help = "Loss of electrons to thermal diffuse scattering, from the elements and displacement"
+            "parameters; it matters for heavy atoms."
+  factor = 1.0
+    .type = float(value_min=0.001)
+    .help = "Times that of the theory."
+    .expert_level = 1
+}
+absolute_structure = *compare ignore
+  .type = choice
+  .help = "Refine the other hand of a chiral structure too and say which one the data prefer, or do not."
 orientation {
   tilt_nodes = Auto
     .type = int(value_min=1)
@@ -85,6 +129,11 @@ orientation {
   restraint = 0.05
     .type = float(value_min=0.0001)
     .help = "Standard deviation of the prior on the tilts [degree]."
+    .expert_level = 1
+  frame_restraint = 0.05
+    .type = float(value_min=0.0001)
+    .help = "Standard deviation of the prior on the two tilts of each virtual frame [degree]. None: no"
+            "such tilts."
     .expert_level = 1
   mosaic_points = 5
     .type = int(value_min=1)
@@ -96,11 +145,13 @@ orientation {
     .expert_level = 2
 }
 thickness {
-  model = flat wedge normal *neural
+  model = *auto flat wedge normal gamma histogram neural
     .type = choice
     .help = "Distribution of the crystal's thickness: one value, all values up to a largest one, a"
-            "truncated normal distribution, or one that a small network learns as a function of scan"
-            "angle and beam direction."
+            "truncated normal or gamma distribution, any smooth one, or one that a small network learns"
+            "as a function of scan angle and beam direction. Auto: the simplest of them (but for"
+            "histogram) that predicts reflections left out of its fit within one standard error as well"
+            "as the best."
   maximum = Auto
     .type = float(value_min=50)
     .help = "Largest thickness considered [Angstrom]. Auto: from the thickness scan."
@@ -126,6 +177,11 @@ scale {
     .help = "Spline coefficients of the logarithmic scale, for each crystal. Auto: one in 12.5"
             "degrees of scan, 2 to 8."
     .expert_level = 1
+  frame_restraint = 0.05
+    .type = float(value_min=0.0001)
+    .help = "Standard deviation of the prior on the logarithm of the scale of each virtual frame, beside"
+            "the smooth one. None: no such scale."
+    .expert_level = 1
 }
 refinement {
   max_cycles = 10
@@ -135,9 +191,19 @@ refinement {
     .type = float(value_min=0)
     .help = "A stage ends when a cycle would lower the sum of squares by less than this part."
     .expert_level = 1
-  instability = 0.01
+  gain = Auto
+    .type = float(value_min=0.01)
+    .help = "Factor on the standard uncertainties of the reflection table. Auto: refined."
+    .expert_level = 1
+  instability = 0.03
     .type = float(value_min=0)
-    .help = "Part of F that is added to its standard uncertainty in the weights."
+    .help = "Part of F that is added to its standard uncertainty. Auto: refined, which weakens the strong"
+            "reflections where the model lacks something."
+    .expert_level = 1
+  floor = Auto
+    .type = float(value_min=0)
+    .help = "Standard uncertainty of the intensity that even the weakest reflection has, in counts of"
+            "the table. Auto: refined."
     .expert_level = 1
   outlier_cutoff = 3
     .type = float(value_min=1)
@@ -148,12 +214,22 @@ refinement {
 resume = None
   .type = path
   .help = "Checkpoint of an interrupted run to continue."
+result = None
+  .type = path
+  .help = "Result of python -m dials_hybrid.refine for the problem of these files (see output.problem):"
+          "write it as CIF, experiments, reflections and so on, instead of refining."
 nproc = Auto
   .type = int(value_min=1)
   .help = "Processes. Auto: one for each processor."
+memory = Auto
+  .type = float(value_min=0.001)
+  .help = "Most memory that a cycle of least squares may hold [GiB]. Auto: a quarter of the device's, or"
+          "of what a container leaves of the machine's."
+  .expert_level = 1
 device = cpu
   .type = str
-  .help = "Where the waves are computed: cpu, cuda or cuda:N."
+  .help = "Where the waves are computed: cpu, cuda or cuda:N; under torchrun, cuda is a device for each"
+          "process."
 seed = 0
   .type = int(value_min=0)
   .help = "Of the free set and of the network's start."
@@ -162,29 +238,43 @@ output {
   cif = hybrid_refined.cif
     .type = path
     .help = "The refined structure. None: do not write it."
+  mtz = hybrid_refined.mtz
+    .type = path
+    .help = "Amplitudes and coefficients of the observed and the difference map, for Coot, Olex2 and"
+            "phenix. None: do not write it."
   experiments = hybrid_refined.expt
     .type = path
     .help = "The experiments with the refined orientation. None: do not write it."
   reflections = hybrid_refined.refl
     .type = path
     .help = "The input rows with calculated intensities. None: do not write it."
+  observations = hybrid_refined.csv
+    .type = path
+    .help = "The observations of virtual frames with calculated intensities. None: do not write them."
   json = dials.hybrid_refine.json
     .type = path
     .help = "All figures of the refinement, for scripts. None: do not write it."
+  html = dials.hybrid_refine.html
+    .type = path
+    .help = "The report, one page that opens in any browser. None: do not write it."
   log = dials.hybrid_refine.log
     .type = path
     .help = "The log. None: do not write it."
   checkpoint = dials.hybrid_refine.checkpoint
     .type = path
     .help = "State after the last completed stage, for resume=. None: do not write one."
+  problem = None
+    .type = path
+    .help = "Write everything that is needed to refine elsewhere into this file, and stop: python -m"
+            "dials_hybrid.refine refines it where there is neither DIALS nor cctbx. None: refine here."
 }
 """
 )
 
 
-def check_values(params) -> None:
+def check_values(params, scope=phil_scope) -> None:
     """Raise ValueError if a parameter is None or Auto without this having a meaning."""
-    for definition in phil_scope.all_definitions():
+    for definition in scope.all_definitions():
         value, default = attrgetter(definition.path)(params), definition.object.extract()
         if value in (None, Auto) and value is not default and f"{value}:" not in definition.object.help:
             raise ValueError(f"{definition.path} cannot be {value}")

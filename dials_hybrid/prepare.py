@@ -12,35 +12,86 @@ from libtbx import Auto
 from dials_hybrid.data import Dataset
 from dials_hybrid.io.checks import check_cell, check_setting
 from dials_hybrid.io.experiments import check_experiment, read_sweep
-from dials_hybrid.io.reflections import lorentz_corrected, read_reflections, rocking_half_width
-from dials_hybrid.model.parallel import number_of_processors, processes
+from dials_hybrid.io.pets import PetsData, usable_reflections
+from dials_hybrid.io.reflections import read_reflections, rocking_half_width
+from dials_hybrid.machine import of_this_machine
 from dials_hybrid.refine.state import Settings
-from dials_hybrid.rocking.measurement import Measurement
+from dials_hybrid.rocking.measurement import Measurement, joined
 
 logger = logging.getLogger("dials.hybrid_refine.prepare")
 
 
-def check_device(device: str) -> None:
-    try:
-        if torch.device(device).type not in ("cpu", "cuda"):
-            raise RuntimeError("it is neither cpu nor cuda")
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device={device} cannot be used here: {reason}") from error
-
-
 def check_experiments(experiments, structure) -> None:
     """Raise ValueError if these are not electron sweeps of a crystal with the cell of `structure`."""
-    if len(experiments) == 0:
-        raise ValueError("there are no experiments")
     for index, experiment in enumerate(experiments):
         name = f"experiment {index}"
         check_experiment(experiment, name)
-        check_cell(structure, experiment.crystal, name)
-    wavelengths = [experiment.beam.get_wavelength() for experiment in experiments]
-    if max(wavelengths) > 1.001 * min(wavelengths):
+        check_cell(structure, experiment.crystal.get_unit_cell().parameters(), name)
+    _check_wavelengths([experiment.beam.get_wavelength() for experiment in experiments])
+
+
+def _check_wavelengths(wavelengths: list[float]) -> None:
+    if wavelengths and max(wavelengths) > 1.001 * min(wavelengths):
         raise ValueError("the experiments have different wavelengths: refine them separately")
+
+
+def all_measured(experiments, table, virtual_frames: list[PetsData], structure, params) -> Measurement:
+    """Everything that can be used: the runs of the experiments, then those of the virtual frames.
+
+    Raises:
+        ValueError: there is nothing, or it does not belong together.
+    """
+    check_experiments(experiments, structure)
+    parts = [measured(experiments, table, params)] if len(experiments) else []
+    for data in virtual_frames:
+        check_cell(structure, data.cell, data.filename)
+        parts.append(measured_frames(data, params))
+    if not parts:
+        raise ValueError("there are no experiments")
+    _check_wavelengths([part.wavelength for part in parts])
+    return joined(parts)
+
+
+def measured_frames(data: PetsData, params) -> Measurement:
+    """The usable reflections of a .cif_pets file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    reflections, rows = usable_reflections(
+        data,
+        rsg=params.data.rsg,
+        dsg=params.data.dsg,
+        d_min=_d_min(params),
+        d_max=params.data.d_max,
+        frames=_chosen_frames(params.data.frames, data),
+    )
+    return Measurement((data.frames,), reflections, data.wavelength, len(data), rows.counts)
+
+
+def _d_min(params) -> float | None:
+    """The high-resolution limit: no observation is beyond the beams [A]."""
+    g_max = params.beams.g_max
+    return max((d for d in (params.data.d_min, None if g_max is Auto else 1.0 / g_max) if d), default=None)
+
+
+def _chosen_frames(chosen: list[str] | None, data: PetsData) -> frozenset[str] | None:
+    """The frames of data.frames: "1-20,25"; None for all."""
+    if chosen is None:
+        return None
+    wanted: set[str] = set()
+    for part in ",".join(chosen).split(","):
+        first, dash, last = part.strip().partition("-")
+        if dash and first.isdigit() and last.isdigit():
+            wanted.update(str(number) for number in range(int(first), int(last) + 1))
+        else:
+            wanted.add(first + dash + last)
+    if not wanted & set(data.names):
+        raise ValueError(
+            f"{data.filename} has no frame of data.frames={','.join(chosen)}, but those from "
+            f"{data.names[0]} to {data.names[-1]}"
+        )
+    return frozenset(wanted)
 
 
 def measured(experiments, table, params) -> Measurement:
@@ -49,8 +100,6 @@ def measured(experiments, table, params) -> Measurement:
     Raises:
         ValueError: the table lacks something or has no usable row.
     """
-    g_max = params.beams.g_max
-    d_min = [d for d in (params.data.d_min, None if g_max is Auto else 1.0 / g_max) if d]
     sweeps = [read_sweep(experiment) for experiment in experiments]
     reflections, rows = read_reflections(
         table,
@@ -61,7 +110,7 @@ def measured(experiments, table, params) -> Measurement:
         ],
         min_partiality=params.data.min_partiality,
         min_zeta=params.data.min_zeta,
-        d_min=max(d_min, default=None),
+        d_min=_d_min(params),
         d_max=params.data.d_max,
     )
     wavelength = float(np.mean([experiment.beam.get_wavelength() for experiment in experiments]))
@@ -93,31 +142,38 @@ def resolve_settings(params, sample: Dataset) -> Settings:
     steps, observations = sample.steps, sample.observations
     middle = (observations.first + observations.last) // 2
     g = torch.einsum("mij,mj->mi", steps.basis[middle], observations.hkl.double()).norm(dim=-1)
-    scan = max(float(steps.weight[steps.crystal == crystal].sum()) for crystal in range(steps.n_crystals))
+    scans = [steps.angle[steps.crystal == crystal] for crystal in range(steps.n_crystals)]
+    scan = max(float(angle.max() - angle.min()) for angle in scans) + float(steps.weight.max())
     network = params.thickness.network
     return Settings(
         g_max=_auto(params.beams.g_max, max(1.8, 1.1 * float(g.max()))),
         sg_max=params.beams.sg_max,
         segment_length=params.beams.segment_length,
+        weak_sg_max=params.beams.weak_sg_max or 0.0,
+        absorption=params.absorption.factor if params.absorption.model != "none" else 0.0,
+        absolute_structure=params.absolute_structure == "compare",
         rocking_step=_auto(params.beams.rocking_step, None),
         mosaic_points=params.orientation.mosaic_points,
         mosaic_spread=params.orientation.mosaic_spread,
         tilt_nodes=_auto(params.orientation.tilt_nodes, min(12, max(2, 1 + round(scan / 20)))),
         tilt_restraint=params.orientation.restraint,
         scale_nodes=_auto(params.scale.nodes, min(8, max(2, round(scan / 12.5)))),
-        thickness_model=params.thickness.model,
+        thickness_model=_auto(params.thickness.model, "auto"),
         thickness_maximum=_auto(params.thickness.maximum, None),
         network_hidden=network.hidden,
         network_terms=network.terms,
         network_prior=network.prior,
-        instability=params.refinement.instability,
+        gain=_auto(params.refinement.gain, None),
+        instability=_auto(params.refinement.instability, None),
+        floor=_auto(params.refinement.floor, None),
         outlier_cutoff=params.refinement.outlier_cutoff,
         free_fraction=params.data.free_fraction,
         max_cycles=params.refinement.max_cycles,
         tolerance=params.refinement.tolerance,
         seed=params.seed,
-        nproc=processes(_auto(params.nproc, number_of_processors()), params.device),
-        device=params.device,
+        **of_this_machine(params.device, _auto(params.nproc, None), _auto(params.memory, None)),
+        frame_tilt_restraint=params.orientation.frame_restraint,
+        frame_scale_restraint=params.scale.frame_restraint,
     )
 
 
@@ -128,9 +184,10 @@ def _auto(value, default):
 def check_amount(dataset: Dataset, n_parameters: int) -> None:
     """Raise ValueError if there is too little to refine against."""
     observations = dataset.observations
-    if len(observations) <= n_parameters:
+    n = float(observations.share.sum())
+    if n <= n_parameters:
         raise ValueError(
-            f"{len(observations)} observations cannot determine the {n_parameters} parameters of the "
+            f"{n:.0f} observations cannot determine the {n_parameters} parameters of the "
             "structure: the log says why reflections were left out"
         )
     for crystal in range(dataset.steps.n_crystals):
@@ -141,23 +198,19 @@ def check_amount(dataset: Dataset, n_parameters: int) -> None:
             )
 
 
-def check_model_setting(table, dataset: Dataset, structure) -> None:
-    observations = dataset.observations
-    factor = lorentz_corrected(table, observations.row.numpy())
-    check = check_setting(
-        structure,
-        observations.hkl.numpy(),
-        observations.intensity.numpy() * factor,
-        observations.sigma.numpy() * factor,
-    )
-    if check is None:
-        logger.warning("Too few observed reflections to check the setting of the model")
-        return
-    if check.better:
-        raise ValueError(
-            f"the data fit the model much better when reindexed as {check.better} (correlation with "
-            f"kinematical amplitudes {check.correlation[check.better]:.2f} instead of "
-            f"{check.present:.2f}): run dials.reindex with change_of_basis_op={check.better}, "
-            "or transform the model to the setting of the data"
-        )
-    logger.info(f"Correlation of merged and kinematical amplitudes: {check.present:.2f}\n")
+def check_model_setting(measurement: Measurement, structure) -> None:
+    """Raise ValueError if a run fits the model much better in another setting of the lattice."""
+    for run in range(len(measurement.runs)):
+        check = check_setting(structure, *measurement.comparable(run))
+        name = f"crystal {run}"
+        if check is None:
+            logger.warning(f"Too few observed reflections of {name} to check the setting of the model")
+            continue
+        if check.better:
+            raise ValueError(
+                f"the data of {name} fit the model much better when reindexed as {check.better} (correlation "
+                f"with kinematical amplitudes {check.correlation[check.better]:.2f} instead of "
+                f"{check.present:.2f}): reindex them (dials.reindex change_of_basis_op={check.better}), "
+                "or transform the model to the setting of the data"
+            )
+        logger.info(f"Correlation of merged and kinematical amplitudes, {name}: {check.present:.2f}\n")

@@ -7,11 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from dials_hybrid.io.cif import refinement_items, structure_cif_block
+from dials_hybrid.io.cif_items import ReflectionList, crystal_items, reflection_block, reflection_items
+from dials_hybrid.io.cif_refinement import (
+    figure_items,
+    hydrogen_treatment,
+    measurement_items,
+    weighting_items,
+)
 from dials_hybrid.io.constraints import Constraints
+from dials_hybrid.io.difference_map import DifferenceMap
 from dials_hybrid.refine.figures import ThicknessResult
+from dials_hybrid.refine.observed_amplitudes import observed_amplitudes
+from dials_hybrid.refine.protocol import Outcome
+from dials_hybrid.refine.rvalues import observed
 
-_DETAILS = """Dynamical refinement against unmerged intensities. R factors are on F, pooled over all
-used reflections, free ones included; wR has weights 1/(s^2 + (0.01 F)^2). Thickness in Angstrom."""
+_SAME_CELL = 3.0  # s.u.s within which a cell is the one that the s.u.s belong to
 
 
 @dataclass(frozen=True)
@@ -21,10 +31,13 @@ class Result:
     xray_structure: object  # cctbx.xray.structure, refined
     constraints: Constraints
     covariance: np.ndarray  # (P, P) of the independent parameters of the structure
-    experiments: object  # dxtbx ExperimentList with the refined orientation
-    reflections: object  # dials reflection table with intensity.dyn.value
+    experiments: object | None  # dxtbx ExperimentList with the refined orientation
+    reflections: object | None  # dials reflection table with intensity.dyn.value
+    observations: object | None  # of virtual frames, see `io.observation_list`
     thickness: ThicknessResult
     summary: dict  # what output.json holds
+    outcome: Outcome  # the refined model itself, on the device where it was refined
+    maps: DifferenceMap
 
     @property
     def r1_obs(self) -> float:
@@ -32,32 +45,73 @@ class Result:
         return self.summary["r1_obs"]
 
 
+def difference_map(outcome: Outcome, structure) -> DifferenceMap:
+    """The map of what the refined structure leaves unexplained."""
+    amplitudes = observed_amplitudes(
+        outcome.hybrid.dataset.observations.to("cpu"),
+        outcome.fit.evaluation.intensity.cpu(),
+        outcome.hybrid.crystal.atoms().to("cpu"),
+    )
+    return DifferenceMap(structure, *(item.numpy() for item in vars(amplitudes).values()))
+
+
+def cif_blocks(result: Result) -> dict:
+    """Everything that goes into the CIF: the structure, and the reflections."""
+    reflections = reflection_block(result.xray_structure, _reflections(result.outcome))
+    return {"hybrid_refined": cif_block(result), "hybrid_refined_reflections": reflections}
+
+
 def cif_block(result: Result):
     """The refined structure with s.u.s and the figures of the refinement, as iotbx.cif block."""
-    block = structure_cif_block(result.xray_structure, result.covariance, result.constraints)
-    summary = result.summary
-    history = summary["history"]
-    refinement_items(
-        block,
-        {
-            "_computing_structure_refinement": "dials.hybrid_refine",
-            "_diffrn_radiation_probe": "electron",
-            "_diffrn_radiation_wavelength": summary["wavelength"],
-            "_reflns_number_gt": summary["n_observed"],
-            "_reflns_threshold_expression": "I > 3 sigma(I)",
-            "_refine_diffraction_theory": "dynamical",
-            "_refine_ls_structure_factor_coef": "Fsqd",
-            "_refine_ls_matrix_type": "full",
-            "_refine_ls_number_reflns": summary["n_used"],
-            "_refine_ls_number_parameters": summary["n_parameters"],
-            "_refine_ls_R_factor_gt": round(summary["r1_obs"], 4),
-            "_refine_ls_R_factor_all": round(summary["r1_all"], 4),
-            "_refine_ls_wR_factor_ref": round(summary["wr_all"], 4),
-            "_refine_ls_goodness_of_fit_ref": round(summary["goodness_of_fit"], 3),
-            "_refine_ls_shift/su_max": round(history[-1]["largest_shift"], 3) if history else None,
-            "_refine_ls_sample_thickness": round(summary["thickness_mean"], 1),
-            "_refine_ls_sample_shape_expression": summary["thickness_model"],
-            "_refine_special_details": _DETAILS,
-        },
-    )
+    structure, summary, constraints = result.xray_structure, result.summary, result.constraints
+    cell_su, cell_details = _cell_su(result)
+    block = structure_cif_block(structure, result.covariance, constraints, cell_su)
+    dataset, target = result.outcome.hybrid.dataset, result.outcome.fit.target
+    reflections = _reflections(result.outcome)
+    items = {
+        **crystal_items(structure),
+        **measurement_items(dataset.steps.to("cpu"), dataset.wavelength, summary["mosaic_spread"]),
+        **reflection_items(structure, reflections, summary["n_rows"], dataset.wavelength),
+        **figure_items(summary),
+        **weighting_items(**vars(target.errors), cutoff=target.cutoff),
+        "_refine_ls_hydrogen_treatment": hydrogen_treatment(structure, constraints),
+    }
+    if result.experiments:
+        items["_computing_data_reduction"] = summary["versions"]["dials"]
+    if cell_details:
+        items["_cell_special_details"] = cell_details
+    refinement_items(block, items)
     return block
+
+
+def _reflections(outcome: Outcome) -> ReflectionList:
+    observations = outcome.hybrid.dataset.observations.to("cpu")
+    return ReflectionList(
+        hkl=observations.hkl.numpy(),
+        measured=observations.intensity.numpy(),
+        sigma=observations.sigma.numpy(),
+        calculated=outcome.fit.evaluation.intensity.cpu().numpy(),
+        observed=observed(observations.intensity, observations.sigma).numpy(),
+        free=observations.free.numpy(),
+        crystal=observations.crystal.numpy(),
+        frame=observations.frame.numpy(),
+        angle=observations.angle.numpy(),
+    )
+
+
+def _cell_su(result: Result) -> tuple[tuple[float, ...] | None, str | None]:
+    """S.u.s of the structure's cell; a sentence on the measured cell where that is another one."""
+    crystals = [experiment.crystal for experiment in result.experiments or ()]
+    if len(crystals) != 1 or not crystals[0].get_cell_parameter_sd():
+        return None, None
+    su = crystals[0].get_cell_parameter_sd()
+    measured = crystals[0].get_unit_cell().parameters()
+    own = result.xray_structure.unit_cell().parameters()
+    if all(abs(x - y) <= max(_SAME_CELL * s, 1e-4) for x, y, s in zip(own, measured, su, strict=True)):
+        return tuple(su), None
+    names = ("a", "b", "c", "alpha", "beta", "gamma")
+    text = ", ".join(
+        f"{name} = {x:.5f}" + (f" (s.u. {s:.5f})" if s > 1e-6 else "")
+        for name, x, s in zip(names, measured, su, strict=True)
+    )
+    return None, f"The cell is that of the start model. Measured with the data:\n{text}"

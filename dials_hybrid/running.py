@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from dials_hybrid.io.checkpoint import read_checkpoint, write_json
@@ -11,6 +12,7 @@ from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.simulation import Progress, silent
 from dials_hybrid.refine.protocol import Outcome, Protocol
 from dials_hybrid.refine.state import Inputs, Settings, State
+from dials_hybrid.refine.thickness_choice import Candidate
 from dials_hybrid.report import tables
 
 logger = logging.getLogger("dials.hybrid_refine.running")
@@ -21,17 +23,22 @@ _SAME_ON_RESUME = {
     "tilt_nodes": "orientation.tilt_nodes",
     "mosaic_points": "orientation.mosaic_points",
     "scale_nodes": "scale.nodes",
+    "frame_tilt_restraint": "orientation.frame_restraint",
+    "frame_scale_restraint": "scale.frame_restraint",
     "network_hidden": "thickness.network.hidden",
     "network_terms": "thickness.network.terms",
     "free_fraction": "data.free_fraction",
     "seed": "seed",
+    "thickness_model": "thickness.model",
 }
+_CERTAIN = 3.0  # z-score
 _STAGE_TITLES = {
     "scan": "Thickness scan",
     "orientation": "Orientation, mosaicity, thickness and scale",
     "joint": "Structure, orientation, thickness and scale",
-    "neural": "The same, with the network's thickness distribution",
+    "thickness": "The same, with another distribution of thickness",
     "final": "Final cycles in double precision",
+    "hand": "The other hand of the structure",
 }
 
 
@@ -68,8 +75,13 @@ def run_protocol(
         close_stage()
         clock.update(stage=stage, since=time.time())
         logger.info(f"\n{_STAGE_TITLES[stage]}")
-        if stage != "scan":
+        if stage not in ("scan", "thickness"):
             logger.info(tables.CYCLE_HEADER)
+
+    def on_comparison(candidates: list[Candidate]) -> None:
+        if candidates:
+            logger.info(tables.comparison_table([asdict(candidate) for candidate in candidates]))
+        logger.info(tables.CYCLE_HEADER)
 
     def on_checkpoint(state: State) -> None:
         if state.stage == "scan":
@@ -84,12 +96,15 @@ def run_protocol(
         on_stage=on_stage,
         on_model=_log_model,
         on_cycle=lambda cycle: logger.info(tables.cycle_line(cycle)),
+        on_comparison=on_comparison,
         on_checkpoint=on_checkpoint,
         progress=progress,
     )
     start = _resumed(resume, identity, settings) if resume else None
     outcome = protocol.run(start)
     close_stage()
+    if outcome.hands:
+        _log_hands(outcome.hands.as_dict())
     return outcome, seconds
 
 
@@ -101,12 +116,29 @@ def _log_model(hybrid: Hybrid) -> None:
         f"and {max(n_beams)} at most (|g| < {policy.g_max:.2f}, |S_g| < {policy.sg_max:g} 1/A), "
         f"{len(hybrid.grid)} thicknesses"
     )
+    if simulation.nproc < hybrid.nproc:
+        logger.warning(
+            f"Only {simulation.nproc} of {hybrid.nproc} processes fit into memory={hybrid.memory:.2g} GiB"
+        )
     missed = int((~simulation.covered()).sum())
     if missed:
         logger.warning(
             f"{missed} observations are never among the beams and count as calculated zero: "
             "raise beams.sg_max or beams.g_max"
         )
+
+
+def _log_hands(hands: dict) -> None:
+    figures = (
+        f"R1_obs {hands['r1_obs']:.2%} against {hands['r1_obs_other']:.2%}, z-score {hands['z_score']:.1f} "
+        f"({hands['z_score_noise_adjusted']:.1f} without reflections that noise decides)"
+    )
+    if hands["z_score_noise_adjusted"] < _CERTAIN:
+        logger.warning(f"\nThe data cannot tell the two hands of the structure apart: {figures}")
+    elif hands["hand"] == "as given":
+        logger.info(f"\nThe data prefer the hand given: {figures}")
+    else:
+        logger.warning(f"\nThe data prefer the other hand: invert the start model; {figures}")
 
 
 def _identity(inputs: Inputs, settings: Settings) -> dict:
@@ -125,13 +157,10 @@ def _resumed(filename: str | Path, identity: dict, settings: Settings) -> State:
         state = State.from_dict(content)
     except ValueError as error:
         raise ValueError(f"{filename}: {error}") from error
-    expected = "normal" if settings.thickness_model == "neural" else settings.thickness_model
     if content.get("names") != identity["names"]:
         raise ValueError(f"{filename} belongs to a refinement of another structure")
     if content.get("n_observations") != identity["n_observations"]:
         raise ValueError(f"{filename} belongs to a refinement against other reflections")
-    if state.thickness_model not in (expected, settings.thickness_model):
-        raise ValueError(f"{filename} was written with thickness.model={state.thickness_model}: use it again")
     for name, parameter in _SAME_ON_RESUME.items():
         before = content.get("settings", {}).get(name)
         if before != identity["settings"][name]:

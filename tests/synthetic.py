@@ -134,6 +134,7 @@ def sweep(basis: Tensor, *, n: int, width: float, crystal: int = 0) -> RockingSt
         weight=torch.full((n,), width, dtype=torch.float64),
         angle=angle + 10.0 * crystal,
         crystal=torch.full((n,), crystal),
+        frame=torch.full((n,), -1),
         mosaic=five_quantiles[(torch.arange(n) - n // 2) % 5],
         beam=BEAM[None],
         rotation_axis=ROTATION_AXIS[None],
@@ -157,6 +158,8 @@ def observed(steps: RockingSteps, atoms: AtomicModel, *, g_max: float, half: int
         crystal=steps.crystal[nearest],
         angle=steps.angle[nearest],
         row=torch.arange(m),
+        frame=torch.full((m,), -1),
+        share=torch.ones(m, dtype=torch.float64),
         free=torch.zeros(m, dtype=torch.bool),
     )
 
@@ -213,6 +216,8 @@ def steps_of(runs, step: float, mosaic_points: int = 1) -> RockingSteps:
         run=np.zeros(1, dtype=np.int64),
         angle=one,
         half_width=one + 1000.0,
+        frame=np.full(1, -1),
+        share=one + 1.0,
         row=np.zeros(1, dtype=np.int64),
     )
     return Measurement(tuple(runs), reflections, WAVELENGTH, 1).dataset(step, mosaic_points).steps

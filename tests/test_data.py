@@ -15,6 +15,7 @@ def dataset() -> Dataset:
         weight=torch.full((K,), 0.1, dtype=torch.float64),
         angle=torch.linspace(0, 1, K, dtype=torch.float64),
         crystal=torch.zeros(K, dtype=torch.long),
+        frame=torch.full((K,), -1),
         mosaic=torch.zeros(K, dtype=torch.float64),
         beam=torch.tensor([[0.0, 0.0, -1.0]], dtype=torch.float64),
         rotation_axis=torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64),
@@ -28,6 +29,8 @@ def dataset() -> Dataset:
         crystal=torch.zeros(M, dtype=torch.long),
         angle=torch.linspace(0, 1, M, dtype=torch.float64),
         row=torch.arange(M),
+        frame=torch.full((M,), -1),
+        share=torch.ones(M, dtype=torch.float64),
         free=torch.zeros(M, dtype=torch.bool),
     )
     return Dataset(steps, observations, 0.0251, M)

@@ -67,7 +67,7 @@ def test_defaults_pass():
         ("device", None),
         ("data.free_fraction", None),
         ("beams.sg_max", Auto),
-        ("thickness.model", Auto),
+        ("thickness.model", None),
         ("thickness.maximum", None),
         ("refinement.max_cycles", None),
         ("data.d_min", Auto),
@@ -83,7 +83,13 @@ def test_meaningless_values_are_refused_by_name(path, value):
 
 @pytest.mark.parametrize(
     "text",
-    ["output.cif = None", "output.log = None", "refinement.outlier_cutoff = None", "beams.g_max = Auto"],
+    [
+        "output.cif = None",
+        "output.log = None",
+        "refinement.outlier_cutoff = None",
+        "beams.g_max = Auto",
+        "thickness.model = Auto",
+    ],
 )
 def test_values_with_a_meaning_pass(text):
     check_values(extract(text))

@@ -147,7 +147,12 @@ def test_installed_package_asks_for_no_dials():
         needs = metadata.requires("dials_hybrid")
     except metadata.PackageNotFoundError:
         pytest.skip("dials_hybrid is not installed")
-    assert sorted(need for need in needs if "extra" not in need) == ["numpy", "scipy", "torch>=2"]
+    assert sorted(need for need in needs if "extra" not in need) == [
+        "jinja2",
+        "numpy",
+        "scipy",
+        "torch>=2",
+    ]
     scripts = {entry.name for entry in metadata.distribution("dials_hybrid").entry_points}
     assert "dials.hybrid_refine" in scripts
 

@@ -24,6 +24,7 @@ class Segment:
     last: int
     crystal: int
     hkl: Tensor  # (N, 3), the incident beam 000 first
+    weak: Tensor  # (W, 3), beams that act by perturbation only (`bethe`)
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -58,6 +59,8 @@ def cut_segments(
     wave_number: float,
     sg_max: float,
     length: int,
+    weak_sg_max: float = 0.0,
+    frame: Tensor | None = None,
 ) -> list[Segment]:
     """Cut K rocking steps into segments of at most `length` steps and choose their beams.
 
@@ -68,27 +71,48 @@ def cut_segments(
         hkl: (G, 3) candidates, without 000.
         wave_number: K [1/A].
         sg_max: largest excitation error [1/A].
+        weak_sg_max: beams that come so near, but not within sg_max, are weak ones.
+        frame: (K,) virtual frame of the crystal; a segment never spans two. None: there are none.
     """
-    bounds = _segment_bounds(crystal, length)
+    bounds = _segment_bounds(torch.stack([crystal, crystal if frame is None else frame]), length)
     h = hkl.to(basis.dtype)
     # All masks before the first segment: small tensors to keep, made between large temporary ones,
     # would leave the heap in fragments of a gigabyte.
-    near = torch.empty(len(bounds), len(hkl), dtype=torch.bool, device=hkl.device)
-    for row, (first, last) in zip(near, bounds, strict=True):
-        r = torch.einsum("kij,gj->kgi", basis[first:last], h)
-        s_g = excitation_errors(r, beam[first:last, None], wave_number)
-        row.copy_((s_g.abs() < sg_max).any(0))
+    strong, weak = torch.empty(2, len(bounds), len(hkl), dtype=torch.bool, device=hkl.device)
+    for row, (first, last) in enumerate(bounds):
+        steps = slice(first, last)
+        nearest = _nearest(basis[steps], beam[steps], h, wave_number, max(sg_max, weak_sg_max))
+        strong[row] = nearest < sg_max
+        weak[row] = (nearest < weak_sg_max) & ~strong[row]
     origin = torch.zeros_like(hkl[:1])
     return [
-        Segment(first, last, int(crystal[first]), torch.cat([origin, hkl[row]]))
-        for row, (first, last) in zip(near, bounds, strict=True)
+        Segment(first, last, int(crystal[first]), torch.cat([origin, hkl[strong[row]]]), hkl[weak[row]])
+        for row, (first, last) in enumerate(bounds)
     ]
 
 
-def _segment_bounds(crystal: Tensor, length: int) -> list[tuple[int, int]]:
-    """First and last step of each segment; crystal (K,) is the same within one."""
-    changes = (torch.diff(crystal).nonzero().flatten() + 1).tolist()
-    starts, stops = [0, *changes], [*changes, len(crystal)]
+def _nearest(basis: Tensor, beam: Tensor, h: Tensor, wave_number: float, limit: float) -> Tensor:
+    """Least |S_g| (G,) over the steps with basis (K, 3, 3) and beam (K, 3); inf where beyond `limit`.
+
+    Only what comes near is looked at in every step: from the middle one, a turn of the crystal moves
+    r by no more than |r| times the turn.
+    """
+    middle = len(basis) // 2
+    r = h @ basis[middle].T
+    length = torch.linalg.vector_norm(r, dim=1)
+    moved = basis @ torch.linalg.inv(basis[middle]) - torch.eye(3, dtype=basis.dtype, device=basis.device)
+    reach = torch.linalg.matrix_norm(moved).max() * length * (1.0 + 1.1 * length / wave_number)
+    near = excitation_errors(r, beam[middle], wave_number).abs() < limit + reach
+    nearest = torch.full_like(length, torch.inf)
+    r = torch.einsum("kij,gj->kgi", basis, h[near])
+    nearest[near] = excitation_errors(r, beam[:, None], wave_number).abs().amin(0)
+    return nearest
+
+
+def _segment_bounds(whole: Tensor, length: int) -> list[tuple[int, int]]:
+    """First and last step of each segment, within which no row of whole (n, K) changes."""
+    changes = (torch.diff(whole).any(0).nonzero().flatten() + 1).tolist()
+    starts, stops = [0, *changes], [*changes, whole.shape[1]]
     return [
         (first, min(first + length, stop))
         for start, stop in zip(starts, stops, strict=True)

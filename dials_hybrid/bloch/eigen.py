@@ -31,6 +31,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_WORKSPACE = 2**19  # elements of the matrices held at once
+
 
 @dataclass(frozen=True)
 class BlochWaves:
@@ -42,13 +44,8 @@ class BlochWaves:
 
     def amplitudes(self, thickness: Tensor, beams: Tensor) -> Tensor:
         """psi (K, m, T) of the m beams with these positions at thicknesses (T,) [A]."""
-        waves = self.phases(thickness) * self.excitation[..., None]
-        return self.vectors[:, beams] @ waves
-
-    def phases(self, thickness: Tensor) -> Tensor:
-        """exp(i e t), shape (K, N, T)."""
-        angle = self.eigenvalues[..., None] * thickness
-        return torch.polar(torch.ones_like(angle), angle)
+        waves = phases(self.eigenvalues, thickness) * self.excitation[..., None]
+        return self.vectors[:, beams].to(waves.dtype) @ waves
 
 
 def solve(a: Tensor, wave_number: float) -> BlochWaves:
@@ -86,28 +83,158 @@ def gradients(
     z = _divided_differences(waves, thickness, p, beams)
     k, m, n, _ = z.shape
     z = z * (window.T * (math.pi / wave_number))[:, :, None, None]
-    v = waves.vectors
+    v = waves.vectors.to(z.dtype)
     right = (z.reshape(k, m * n, n) @ v.mT).reshape(k, m, n, n)
     diagonal = torch.einsum("kga,kmag->kmg", v.conj(), right)
     left = v.conj().permute(1, 0, 2).reshape(n, k * n)
     return left @ right.transpose(0, 1).reshape(m, k * n, n), diagonal
 
 
+def segment_gradients(
+    coupling: Tensor,
+    diagonal: Tensor,
+    thickness: Tensor,
+    p: Tensor,
+    beams: Tensor,
+    window: Tensor,
+    wave_number: float,
+    workspace: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """sum_k window_mk |psi_m(k, t)|^2, shape (m, T), and `gradients`, a few steps at a time.
+
+    Args:
+        coupling: off-diagonal part of A (N, N) [1/A^2].
+        diagonal: (K, N) [1/A^2].
+        workspace: elements that one array may hold; at least those of a step are held.
+    """
+    (k, n), m = diagonal.shape, len(beams)
+    kind = torch.complex64 if diagonal.dtype == torch.float32 else torch.complex128
+    size = max(1, workspace // (n * n * m))
+    intensity, gradient, diagonals = 0.0, 0.0, []
+    for part in (slice(first, first + size) for first in range(0, k, size)):
+        waves = solve((coupling + torch.diag_embed(diagonal[part])).to(kind), wave_number)
+        psi = waves.amplitudes(thickness, beams)
+        intensity = intensity + torch.einsum("mk,kmt->mt", window[:, part], psi.abs() ** 2)
+        summed, by_step = gradients(waves, thickness, p, beams, window[:, part], wave_number)
+        gradient = gradient + summed
+        diagonals.append(by_step)
+    return intensity, gradient, torch.cat(diagonals)
+
+
 def _divided_differences(waves: BlochWaves, thickness: Tensor, p: Tensor, beams: Tensor) -> Tensor:
     """Z (K, m, N, N)."""
-    phases = waves.phases(thickness)
-    rows = waves.vectors[:, beams]
-    psi = rows @ (phases * waves.excitation[..., None])
+    f = phases(waves.eigenvalues, thickness)
+    rows = waves.vectors[:, beams].to(f.dtype)
+    psi = rows @ (f * waves.excitation[..., None])
     weighted = p * psi.conj()
-    q = weighted @ phases.mT
-    dq = (1j * thickness * weighted) @ phases.mT
+    q = weighted @ f.mT
+    dq = (1j * thickness * weighted) @ f.mT
     e = waves.eigenvalues
     difference = e[:, :, None] - e[:, None, :]
-    # Between cancellation (below) and the error of the mean derivative (above).
-    tolerance = 1e-5 if e.dtype == torch.float64 else 1e-2
-    degenerate = difference.abs() * thickness.max() < tolerance
+    degenerate = difference.abs() * thickness.max() < tolerance(e)
     inverse = torch.where(degenerate, 0.0, 1.0 / torch.where(degenerate, 1.0, difference))
     quotient = (q[..., :, None] - q[..., None, :]) * inverse[:, None]
     step, i, j = degenerate.nonzero(as_tuple=True)
     quotient[step, :, i, j] = 0.5 * (dq[step, :, i] + dq[step, :, j])
     return rows[..., :, None] * quotient * waves.excitation[:, None, None, :]
+
+
+class _Amplitudes(torch.autograd.Function):
+    r"""psi (S, K, T, m); the arguments are those of `amplitudes`.
+
+    With g the gradient by psi, f_a(t) = e^{i e_a t} and h = V^+ g, the gradient by A is
+    pi/K V Z V^+,  Z_ab = conj(c_b) (S_aa - S_ab) / (e_a - e_b),  S_ab = sum_t h_a(t) conj(f_b(t)).
+    """
+
+    @staticmethod
+    def forward(ctx, coupling, diagonal, thickness, wave_number, beams):
+        s, k, n = diagonal.shape
+        eigenvalues, vectors = diagonal.new_empty(s, k, n), coupling.new_empty(s, k, n, n)
+        complex_ = torch.complex64 if diagonal.dtype == torch.float32 else torch.complex128
+        m = n if beams is None else len(beams)
+        psi = torch.empty(s, k, len(thickness), m, dtype=complex_, device=diagonal.device)
+        for row, steps in _chunks(s, k, n):
+            a = coupling[row] + torch.diag_embed(diagonal[row, steps])
+            e, v = torch.linalg.eigh(a)
+            e *= math.pi / wave_number
+            eigenvalues[row, steps], vectors[row, steps] = e, v
+            rows = v if beams is None else v[:, beams]
+            psi[row, steps] = _product(rows, _excited(e, v, thickness)).mT
+        ctx.save_for_backward(eigenvalues, vectors, thickness, beams)
+        ctx.scale = math.pi / wave_number
+        return psi
+
+    @staticmethod
+    def backward(ctx, gradient):
+        eigenvalues, vectors, thickness, beams = ctx.saved_tensors
+        s, k, n = eigenvalues.shape
+        by_coupling, by_diagonal = vectors.new_zeros(s, n, n), torch.empty_like(eigenvalues)
+        by_thickness = torch.zeros_like(thickness)
+        for row, steps in _chunks(s, k, n):
+            e, v = eigenvalues[row, steps], vectors[row, steps]
+            rows = v if beams is None else v[:, beams]
+            h = _product(rows.mH, gradient[row, steps].mT)
+            x = _excited(e, v, thickness)
+            by_thickness -= torch.einsum("ka,kat->t", e, (x * h.conj()).imag)
+            z = _quotients(e, h, phases(e, thickness), thickness) * v[:, :1]
+            left = v @ (z if v.is_complex() else z.real)
+            by_diagonal[row, steps] = torch.linalg.vecdot(v, left).real
+            by_coupling[row].addbmm_(left, v.mH)
+        return by_coupling * ctx.scale, by_diagonal * ctx.scale, by_thickness, None, None
+
+
+def _chunks(s: int, k: int, n: int):
+    """Index of a segment and a slice of its steps, so that a few (steps, N, N) can be held."""
+    size = max(1, _WORKSPACE // (n * n))
+    return ((row, slice(i, i + size)) for row in range(s) for i in range(0, k, size))
+
+
+def _excited(e: Tensor, v: Tensor, thickness: Tensor) -> Tensor:
+    """x (K, N, T): amplitudes of the Bloch waves at each thickness."""
+    return phases(e, thickness) * v[:, 0, :, None].conj()
+
+
+def phases(e: Tensor, thickness: Tensor) -> Tensor:
+    """exp(i e t), shape (K, N, T)."""
+    angle = e[..., None] * thickness
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def _product(a: Tensor, x: Tensor) -> Tensor:
+    """a @ x for complex x and real or complex a."""
+    if a.is_complex():
+        return a @ x
+    return torch.view_as_complex((a @ torch.view_as_real(x.contiguous()).flatten(-2)).unflatten(-1, (-1, 2)))
+
+
+def _quotients(e: Tensor, h: Tensor, f: Tensor, thickness: Tensor) -> Tensor:
+    """(S_aa - S_ab) / (e_a - e_b), shape (K, N, N)."""
+    s = h @ f.mH
+    difference = e[:, :, None] - e[:, None, :]
+    degenerate = difference.abs() * thickness.abs().max() < tolerance(e)
+    quotient = (torch.diagonal(s, dim1=-2, dim2=-1)[..., None] - s) / torch.where(degenerate, 1.0, difference)
+    step, i, j = degenerate.nonzero(as_tuple=True)
+    mean = 0.5 * (f[step, i] + f[step, j])
+    quotient[step, i, j] = (h[step, i] * (1j * thickness * mean).conj()).sum(-1)
+    return quotient
+
+
+def tolerance(e: Tensor) -> float:
+    """Phase below which waves count as equal: between the errors of cancellation (below) and of
+    the mean derivative (above)."""
+    return 1e-5 if e.dtype == torch.float64 else 1e-2
+
+
+def amplitudes(
+    coupling: Tensor, diagonal: Tensor, thickness: Tensor, wave_number: float, beams: Tensor | None = None
+) -> Tensor:
+    """psi (S, K, T, m) of Hermitian matrices; see `waves.amplitudes`.
+
+    Args:
+        coupling: off-diagonal part of A (S, N, N), Hermitian or real symmetric [1/A^2].
+        diagonal: real (S, K, N) [1/A^2].
+        thickness: (T,) [A].
+        wave_number: K_n [1/A].
+        beams: positions of the m beams wanted (m,); all if None.
+    """
+    return _Amplitudes.apply(coupling, diagonal, thickness, wave_number, beams)

@@ -23,21 +23,29 @@ class DifferenceTable:
     limit: Tensor  # (3,) half widths of the box
 
     @classmethod
-    def of_beams(cls, beam_sets: list[Tensor]) -> DifferenceTable:
-        """The table of all differences within each set of Miller indices (N, 3)."""
-        limit = 2 * torch.stack([hkl.abs().amax(0) for hkl in beam_sets]).amax(0)
+    def of_beams(cls, beam_sets: list[Tensor], weak_sets: list[Tensor] = ()) -> DifferenceTable:
+        """The table of all differences within each set of Miller indices (N, 3).
+
+        Of `weak_sets` (W, 3), one for each of the others, it has those between the two, either way.
+        """
+        limit = 2 * torch.stack([hkl.abs().amax(0) for hkl in [*beam_sets, *weak_sets] if len(hkl)]).amax(0)
         shape = (2 * limit + 1).tolist()
         wanted = torch.zeros(shape, dtype=torch.bool, device=limit.device).flatten()
         for hkl in beam_sets:
             wanted[_flat_index(hkl[:, None] - hkl[None, :], limit).flatten()] = True
+        for hkl, weak in zip(beam_sets, weak_sets, strict=False):
+            between = hkl[:, None] - weak[None, :]
+            for difference in (between, -between):
+                wanted[_flat_index(difference, limit).flatten()] = True
         index = torch.full_like(wanted, -1, dtype=torch.long)
         index[wanted] = torch.arange(int(wanted.sum()), device=limit.device)
         hkl = torch.stack(torch.unravel_index(wanted.nonzero().flatten(), shape), -1) - limit
         return cls(hkl=hkl, index=index, limit=limit)
 
-    def of_pairs(self, hkl: Tensor) -> Tensor:
-        """Positions (N, N) of g - h for the beams g (row) and h (column) of `hkl` (N, 3)."""
-        return self.index[_flat_index(hkl[:, None] - hkl[None, :], self.limit)]
+    def of_pairs(self, g: Tensor, h: Tensor | None = None) -> Tensor:
+        """Positions (N, N') of g - h: beams g (N, 3) of the rows, h (N', 3) or g again of the columns."""
+        h = g if h is None else h
+        return self.index[_flat_index(g[:, None] - h[None, :], self.limit)]
 
 
 def _flat_index(hkl: Tensor, limit: Tensor) -> Tensor:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from dials_hybrid.bloch import eigen
+from dials_hybrid.bloch import waves
 from dials_hybrid.bloch.beams import Segment
+from dials_hybrid.bloch.bethe import WeakBeams
 from dials_hybrid.bloch.geometry import excitation_error_tilts, excitation_errors
 from dials_hybrid.bloch.matrix import coupling
-
-_WORKSPACE = 2**22  # complex numbers held at once by the derivatives of a segment
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,16 @@ class SegmentTask:
     beams: Tensor  # (m,) their positions among the beams
     window: Tensor  # (m, K) quadrature weight of each step for each observation [degree]
     symmetrisation: Tensor  # (N,) M_g; it changes too little with refined tilts to follow them
+    weak: WeakBeams | None = None
+
+    def to(self, dtype: torch.dtype) -> SegmentTask:
+        """The same in this floating-point precision."""
+        return replace(
+            self,
+            window=self.window.to(dtype),
+            symmetrisation=self.symmetrisation.to(dtype),
+            weak=self.weak and self.weak.to(dtype),
+        )
 
 
 @dataclass(frozen=True)
@@ -38,29 +48,63 @@ class SegmentSums:
 
 @dataclass(frozen=True)
 class Potential:
-    """U_g of the difference table and, where asked for, its derivatives by P parameters."""
+    """U_g of the difference table and, where asked for, its derivatives by P parameters.
 
-    u: Tensor  # (D,) [1/A^2]
+    With absorption U_g + i U'_g stands in the place of U_g; then U'_0 counts too.
+    """
+
+    u: Tensor  # (D,) [1/A^2], real where the potential is
     derivatives: Tensor | None = None  # (P, D)
+    absorption: float = 0.0  # U'_0 [1/A^2]
+    absorption_derivatives: Tensor | None = None  # (P,)
+
+    def to(self, dtype: torch.dtype) -> Potential:
+        """The same in this floating-point precision."""
+        kind = dtype.to_complex() if self.u.is_complex() else dtype
+        du, d_absorption = self.derivatives, self.absorption_derivatives
+        return Potential(
+            self.u.to(kind),
+            None if du is None else du.to(kind),
+            self.absorption,
+            None if d_absorption is None else d_absorption.to(dtype),
+        )
 
 
-def structure_matrices(
-    task: SegmentTask, basis: Tensor, beam: Tensor, u: Tensor, wave_number: float
+def structure_matrix(
+    task: SegmentTask, basis: Tensor, beam: Tensor, potential: Potential, wave_number: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A (K, N, N) [1/A^2], and r (K, N, 3) [1/A] and M_g (N,) it was made from.
+    """The part (N, N) that the steps share, their diagonals (K, N) of A [1/A^2], and r (K, N, 3) [1/A].
 
     Args:
         task: the segment.
         basis: (K, 3, 3) reciprocal basis of its steps, tilts included [1/A].
         beam: unit vector (3,).
-        u: U_g of the difference table (D,) [1/A^2].
+        potential: U_g.
         wave_number: K [1/A].
     """
     r = torch.einsum("kij,nj->kni", basis, task.segment.hkl.to(basis.dtype))
     m = task.symmetrisation
-    s_g = excitation_errors(r, beam, wave_number)
-    diagonal = torch.diag_embed((2.0 * wave_number * s_g * m**2).to(u.dtype))
-    return coupling(u, task.pairs, m) + diagonal, r, m
+    diagonal = 2.0 * wave_number * excitation_errors(r, beam, wave_number) * m**2
+    if potential.absorption:
+        diagonal = diagonal + 1j * potential.absorption
+    a = coupling(potential.u, task.pairs, m)
+    return a if task.weak is None else a + task.weak.correction(potential.u), diagonal, r
+
+
+@dataclass(frozen=True)
+class StructureMatrixDerivatives:
+    """Derivatives (P, N, N) of the part of A that the steps share, made slice by slice."""
+
+    task: SegmentTask
+    potential: Potential
+
+    def __len__(self) -> int:
+        return len(self.potential.derivatives)
+
+    def __getitem__(self, part: slice) -> Tensor:
+        task, u, du = self.task, self.potential.u, self.potential.derivatives[part]
+        da = coupling(du, task.pairs, task.symmetrisation)
+        return da if task.weak is None else da + task.weak.correction_derivatives(u, du)
 
 
 def segment_intensities(
@@ -71,10 +115,10 @@ def segment_intensities(
     thickness: Tensor,
     wave_number: float,
 ) -> SegmentSums:
-    """Rocking sums of each observation at each thickness (T,) [A]; see `structure_matrices`."""
-    a, _, _ = structure_matrices(task, basis, beam, potential.u, wave_number)
-    psi = eigen.solve(a, wave_number).amplitudes(thickness, task.beams)
-    return SegmentSums(torch.einsum("mk,kmt->mt", task.window, psi.abs() ** 2))
+    """Rocking sums of each observation at each thickness (T,) [A]; see `structure_matrix`."""
+    a, diagonal, _ = structure_matrix(task, basis, beam, potential, wave_number)
+    psi = waves.amplitudes(a, diagonal, thickness, wave_number, beams=task.beams)
+    return SegmentSums(torch.einsum("mk,ktm->mt", task.window, psi.abs() ** 2))
 
 
 def segment_derivatives(
@@ -86,6 +130,7 @@ def segment_derivatives(
     thickness: Tensor,
     p: Tensor,
     wave_number: float,
+    workspace: int,
 ) -> SegmentSums:
     """`segment_intensities` and the derivatives of its average over thickness.
 
@@ -94,24 +139,18 @@ def segment_derivatives(
     Args:
         axes: (K, axes, 3) unit vectors of the tilts to differentiate by, in the laboratory.
         p: thickness weights of each observation (m, T), fixed here.
+        workspace: complex numbers that one array may hold; at least those of a step are held.
     """
-    n = len(task.segment.hkl)
-    a, r, m = structure_matrices(task, basis, beam, potential.u, wave_number)
-    chunk = max(1, _WORKSPACE // (n * n * len(task.beams)))
-    intensity, gradient, by_tilt = 0.0, 0.0, []
-    for first in range(0, len(a), chunk):
-        part = slice(first, first + chunk)
-        window = task.window[:, part]
-        waves = eigen.solve(a[part], wave_number)
-        psi = waves.amplitudes(thickness, task.beams)
-        intensity = intensity + torch.einsum("mk,kmt->mt", window, psi.abs() ** 2)
-        summed, diagonal = eigen.gradients(waves, thickness, p, task.beams, window, wave_number)
-        gradient = gradient + summed
-        ds = excitation_error_tilts(r[part, None], beam, axes[part, :, None])
-        da = 2.0 * wave_number * ds * m**2
-        by_tilt.append(2.0 * torch.einsum("kmg,kxg->mkx", diagonal.real, da))
-    by_structure = None
-    if potential.derivatives is not None:
-        da = coupling(potential.derivatives, task.pairs, m)
-        by_structure = 2.0 * (gradient.flatten(1) @ da.flatten(1).T).real
-    return SegmentSums(intensity, by_structure, torch.cat(by_tilt, dim=1))
+    a, diagonal, r = structure_matrix(task, basis, beam, potential, wave_number)
+    da = None if potential.derivatives is None else StructureMatrixDerivatives(task, potential)
+    ds = excitation_error_tilts(r[:, None], beam, axes[:, :, None])
+    d_diagonal = 2.0 * wave_number * ds * task.symmetrisation**2
+    found = waves.derivatives(
+        a, diagonal, da, d_diagonal, thickness, p, task.beams, task.window, wave_number, workspace
+    )
+    by_structure = found.by_structure
+    if potential.absorption_derivatives is not None:
+        # dpsi = -(pi t / K) dU'_0 psi: all waves fade alike
+        fading = -2.0 * math.pi / wave_number * (p * thickness * found.intensity).sum(1)
+        by_structure = by_structure + torch.outer(fading, potential.absorption_derivatives)
+    return SegmentSums(found.intensity, by_structure, found.by_diagonal)

@@ -33,21 +33,20 @@ class SettingCheck:
         return best if self.correlation[best] > self.present + _CLEARLY_BETTER else None
 
 
-def check_cell(structure: xray.structure, crystal, name: str) -> None:
+def check_cell(structure: xray.structure, cell: tuple[float, ...], name: str) -> None:
     """Raise ValueError if the cells of model and data differ by more than experimental error.
 
     Args:
         structure: the model.
-        crystal: dxtbx crystal.
-        name: of the experiment, for the message.
+        cell: of the data [A], [degree].
+        name: of the data, for the message.
     """
     model = structure.unit_cell().parameters()
-    data = crystal.get_unit_cell().parameters()
-    lengths = max(abs(m / d - 1.0) for m, d in zip(model[:3], data[:3], strict=True))
-    angles = max(abs(m - d) for m, d in zip(model[3:], data[3:], strict=True))
+    lengths = max(abs(m / d - 1.0) for m, d in zip(model[:3], cell[:3], strict=True))
+    angles = max(abs(m - d) for m, d in zip(model[3:], cell[3:], strict=True))
     if lengths > _LENGTH_TOLERANCE or angles > _ANGLE_TOLERANCE:
         raise ValueError(
-            f"the cell of the model ({_cell(model)}) is not that of {name} ({_cell(data)}): "
+            f"the cell of the model ({_cell(model)}) is not that of {name} ({_cell(cell)}): "
             "use the right model, or transform it to the setting of the data"
         )
 

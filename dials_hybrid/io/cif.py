@@ -11,16 +11,20 @@ import numpy as np
 from cctbx import xray
 from cctbx.array_family import flex
 from iotbx.cif import model
+from libtbx.utils import format_float_with_standard_uncertainty
 
 from dials_hybrid.data import ATOM_PARAMETERS
 from dials_hybrid.io.atomic import atomic_write
+from dials_hybrid.io.cif_items import drop_old_names
 from dials_hybrid.io.constraints import Constraints
+from dials_hybrid.io.geometry_tables import Geometry, geometry_loops
 
 SCATTERING_SOURCE = (
     "Peng, Ren, Dudarev & Whelan (1996), Acta Cryst. A52, 257-276 "
     "(International Tables Vol. C, Table 4.3.2.2)"
 )
 
+_SMALLEST_CELL_SU = 1e-6  # [A] or [degree]; what rounding makes of angles that symmetry fixes is not one
 _WIDTH = len(ATOM_PARAMETERS)
 # The first column of the parameter table and the number of columns of each entry of cctbx's
 # parameter map.
@@ -33,9 +37,12 @@ _COLUMNS = {
 
 
 def structure_cif_block(
-    structure: xray.structure, covariance: np.ndarray, constraints: Constraints
+    structure: xray.structure,
+    covariance: np.ndarray,
+    constraints: Constraints,
+    cell_su: tuple[float, ...] | None = None,
 ) -> model.block:
-    """Cell, symmetry and atoms of a refined structure.
+    """Cell, symmetry, atoms, bonds and angles of a refined structure.
 
     Values that are refined carry an s.u., values fixed by symmetry or by choice do not; the s.u. of
     U_eq is propagated from the U_ij with their correlations.
@@ -45,6 +52,7 @@ def structure_cif_block(
         covariance: Variance-covariance matrix (n_independent, n_independent) of the independent
             parameters.
         constraints: The constraints under which they were refined.
+        cell_su: Standard uncertainties of the cell parameters [A, degree]; None: unknown.
 
     Raises:
         ValueError: The covariance has another shape or is not finite.
@@ -56,9 +64,13 @@ def structure_cif_block(
         covariance_matrix=_cctbx_covariance(structure, covariance, constraints),
         format="coreCIF",
     )
-    _write_cell(block, structure)
+    drop_old_names(block)
+    _write_cell(block, structure, cell_su or (0.0,) * 6)
     _shorten_fixed_coordinates(block)
+    _flag_riding(block, constraints.riding)
     _replace_atom_types(block, structure)
+    for loop in geometry_loops(Geometry(structure, covariance, constraints, cell_su)):
+        block.add_loop(loop)
     return block
 
 
@@ -87,11 +99,13 @@ def _refined_columns(structure: xray.structure) -> list[int]:
     return columns
 
 
-def _write_cell(block: model.block, structure: xray.structure) -> None:
-    """Write the cell with enough digits for the U_ij to be read back."""
+def _write_cell(block: model.block, structure: xray.structure, cell_su: tuple[float, ...]) -> None:
+    """Write the cell, without s.u.s with enough digits for the U_ij to be read back."""
     names = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
-    for name, value in zip(names, structure.unit_cell().parameters(), strict=True):
-        block[f"_cell_{name}"] = f"{value:.5f}"
+    for name, value, su in zip(names, structure.unit_cell().parameters(), cell_su, strict=True):
+        with_su = su > _SMALLEST_CELL_SU
+        text = format_float_with_standard_uncertainty(value, su) if with_su else f"{value:.5f}"
+        block[f"_cell_{name}"] = text
 
 
 def _shorten_fixed_coordinates(block: model.block) -> None:
@@ -99,6 +113,13 @@ def _shorten_fixed_coordinates(block: model.block) -> None:
     loop = block.get_loop("_atom_site")
     for name in ("_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z"):
         loop[name] = flex.std_string(value if "(" in value else f"{float(value):.6f}" for value in loop[name])
+
+
+def _flag_riding(block: model.block, riding: tuple[str, ...]) -> None:
+    loop = block.get_loop("_atom_site")
+    rides = [label in riding for label in loop["_atom_site_label"]]
+    loop["_atom_site_calc_flag"] = flex.std_string("calc" if each else "d" for each in rides)
+    loop["_atom_site_refinement_flags_posn"] = flex.std_string("R" if each else "." for each in rides)
 
 
 def _replace_atom_types(block: model.block, structure: xray.structure) -> None:
@@ -132,18 +153,37 @@ def refinement_items(block: model.block, items: Mapping[str, object]) -> None:
 
 
 def _item(value: object) -> str:
-    if value is None:
+    if value is None or value != value:  # nan
         return "?"
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = str(value).encode("ascii", errors="replace").decode("ascii").strip()
+    return str(value).encode("ascii", errors="replace").decode("ascii").strip()
+
+
+def _quoted(text: str) -> str:
+    """A value as it must stand in the file; iotbx quotes less than is needed."""
     reserved = re.match(r"(data|save|loop|stop|global)_", text, re.IGNORECASE)
-    if re.fullmatch(r"[\w.()+-]+|\?", text) and not reserved:
+    if re.fullmatch(r"[\w.()+*/<?,-][^\s]*", text) and text[0] != "_" and not reserved:
         return text
-    if not re.search(r"['\n]", text):
-        return f"'{text}'"
+    if "\n" not in text:
+        for quote in "'\"":
+            if quote not in text:
+                return quote + text + quote
     # A text field ends at a line that starts with a semicolon.
     return "\n;\n" + text.replace("\n;", "\n ;") + "\n;\n"
+
+
+def _printable(block: model.block) -> model.block:
+    """A copy of a block with all its values quoted."""
+    copy = model.block()
+    for name, value in block.items():
+        if isinstance(value, str):
+            copy[name] = _quoted(value)
+    for loop in block.loops.values():
+        copy.add_loop(
+            model.loop(data={name: [_quoted(value) for value in column] for name, column in loop.items()})
+        )
+    return copy
 
 
 def write_cif(filename: str | Path, blocks: Mapping[str, model.block]) -> None:
@@ -153,6 +193,6 @@ def write_cif(filename: str | Path, blocks: Mapping[str, model.block]) -> None:
         OSError: The file cannot be written.
     """
     names = {name: re.sub(r"[^\w.-]", "_", name, flags=re.ASCII) or "structure" for name in blocks}
-    cif = model.cif({names[name]: block for name, block in blocks.items()})
+    cif = model.cif({names[name]: _printable(block) for name, block in blocks.items()})
     with atomic_write(filename) as path:
         path.write_text(str(cif), encoding="ascii")

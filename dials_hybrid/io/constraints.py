@@ -1,8 +1,9 @@
-"""Symmetry constraints: which combinations of atomic parameters are free.
+"""Constraints: which combinations of atomic parameters are free.
 
-smtbx works them out (sites and displacement parameters on special positions, refinement flags).
-They are affine: with x the shifts of the independent parameters, the parameter table is
-p = p0 + J^T x, row-major as `AtomicModel.parameters`, and obeys the space group for every x.
+smtbx works out those of symmetry (sites and displacement parameters on special positions, refinement
+flags); `dials_hybrid.io.ties` adds what else is tied. They are affine: with x the shifts of the
+independent parameters, the parameter table is p = p0 + J^T x, row-major as `AtomicModel.parameters`, and
+obeys the space group for every x.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cctbx import xray
 from smtbx.refinement.constraints import reparametrisation
 
 from dials_hybrid.data import ATOM_PARAMETERS
+from dials_hybrid.io.ties import Ties, leading, tied
 
 _WIDTH = len(ATOM_PARAMETERS)
 
@@ -31,17 +33,38 @@ class Constraints:
     # (n_polar, n_independent), orthonormal rows: shifts of the whole structure along the free
     # origins of a polar space group. No diffraction data determine them: project them out.
     origin_shifts: Tensor
+    riding: tuple[str, ...] = ()  # labels of hydrogen atoms that follow their pivots
 
 
-def constraints(structure: xray.structure) -> Constraints:
-    """The constraints of a structure from `prepare_structure`."""
-    jacobian = _jacobian(structure)
+def constraints(structure: xray.structure, ties: Ties | None = None) -> Constraints:
+    """The constraints of a structure from `prepare_structure`.
+
+    Args:
+        ties: what is tied beside the symmetry; atoms that follow others need no flags of refinement.
+    """
+    jacobian = _jacobian(_with_followers(structure, ties) if ties else structure)
     labels = structure.scatterers().extract_labels()
+    names = [_name(row, labels) for row in jacobian]
+    if ties:
+        jacobian, kept, modes = tied(structure, jacobian, ties)
+        names = [names[row] for row in kept] + modes
     return Constraints(
         jacobian=torch.from_numpy(jacobian),
-        names=tuple(_name(row, labels) for row in jacobian),
+        names=tuple(names),
         origin_shifts=torch.from_numpy(_origin_shifts(structure, jacobian)),
     )
+
+
+def _with_followers(structure: xray.structure, ties: Ties) -> xray.structure:
+    """The structure with those atoms refined, too, that then lose their freedom to others."""
+    flagged = structure.deep_copy_scatterers()
+    sites, displacements = ties.followers()
+    for i, scatterer in enumerate(flagged.scatterers()):
+        if i in sites:
+            scatterer.flags.set_grad_site(True)
+        if i in displacements and scatterer.flags.use_u_iso():
+            scatterer.flags.set_grad_u_iso(True)
+    return flagged
 
 
 def _jacobian(structure: xray.structure) -> np.ndarray:
@@ -64,8 +87,7 @@ def _column(annotation: str) -> int:
 
 
 def _name(row: np.ndarray, labels) -> str:
-    """The first parameter that moves one to one with the independent one."""
-    index, parameter = divmod(int(np.argmax(np.isclose(row, 1.0))), _WIDTH)
+    index, parameter = divmod(leading(row), _WIDTH)
     return f"{labels[index]}.{ATOM_PARAMETERS[parameter]}"
 
 

@@ -13,6 +13,7 @@ from dials.util.multi_dataset_handling import (
     sort_tables_to_experiments_order,
 )
 
+from dials_hybrid.io.rejections import Rejections
 from dials_hybrid.rocking.measurement import Reflections
 from dials_hybrid.rocking.sweep import Sweep
 
@@ -23,21 +24,6 @@ _UNUSABLE = (
     "outlier_in_scaling",
     "overloaded",
 )
-
-
-class Rejections:
-    """Counts rows by the first reason that rejects them."""
-
-    def __init__(self, n_rows: int):
-        self.kept = np.ones(n_rows, dtype=bool)
-        self.counts: dict[str, int] = {}
-
-    def reject(self, mask: np.ndarray, reason: str) -> None:
-        """Reject the rows still kept where `mask` (n_rows,) is true."""
-        mask = mask & self.kept
-        if mask.any():
-            self.counts[reason] = self.counts.get(reason, 0) + int(mask.sum())
-            self.kept &= ~mask
 
 
 def intensities(table: flex.reflection_table, column: str) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +107,7 @@ def read_reflections(
     limits = np.array([sweep.z[[0, -1]] for sweep in sweeps])[safe]
     rows.reject((z < limits[:, 0]) | (z > limits[:, 1]), "outside the scan")
     if not rows.kept.any():
-        raise ValueError(f"no reflection is left of {len(table)}: {_counts(rows.counts)}")
+        raise ValueError(f"no reflection is left of {len(table)}: {rows}")
     kept = np.flatnonzero(rows.kept)
     run = crystal[kept]
     angles = np.array([sweep.angle(0.0) for sweep in sweeps]), np.array([sweep.width for sweep in sweeps])
@@ -133,12 +119,10 @@ def read_reflections(
         angle=angles[0][run] + angles[1][run] * z[kept],
         half_width=np.array(half_width)[run] / zeta[kept].clip(1e-3),
         row=kept,
+        frame=np.full(len(kept), -1),
+        share=np.ones(len(kept)),
     )
     return reflections, rows
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{n} {reason}" for reason, n in counts.items())
 
 
 def _numpy(column) -> np.ndarray:
@@ -231,8 +215,3 @@ def rocking_half_width(table: flex.reflection_table, index: int, width: float) -
     whole = (_numpy(table["id"]) == index) & (_numpy(table["partiality"]) > 0.99) & (zeta > 0.3)
     images = 0.5 * (last - first - 1)[whole].sum()
     return float(abs(width) * images / (1.0 / zeta[whole]).sum()) if images > 0.0 else None
-
-
-def lorentz_corrected(table: flex.reflection_table, row: np.ndarray) -> np.ndarray:
-    """Factors (M,) that make the raw intensities of these rows comparable, 1 without column lp."""
-    return _numpy(table["lp"])[row] if "lp" in table else np.ones(len(row))

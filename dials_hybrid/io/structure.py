@@ -6,10 +6,10 @@ out after a refinement.
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from iotbx.cif import builders, model
 from libtbx.utils import Sorry
 
 from dials_hybrid.data import ATOM_PARAMETERS, AtomicModel
+from dials_hybrid.io.shelx import ShelxModel, read_shelx
 
 logger = logging.getLogger("dials.hybrid_refine.io.structure")
 
@@ -41,7 +42,20 @@ _OCCUPANCY = ATOM_PARAMETERS.index("occ")
 # ---------------------------------------------------------------------------------- reading
 
 
+@dataclass(frozen=True)
+class StartModel:
+    """What a file holds of a structure."""
+
+    structure: xray.structure
+    shelx: ShelxModel | None = None  # what a SHELX file says about its refinement
+
+
 def read_structure(filename: str | Path, min_distance_sym_equiv: float = 0.5) -> xray.structure:
+    """The structure of `read_model`, without what a SHELX file says about its refinement."""
+    return read_model(filename, min_distance_sym_equiv).structure
+
+
+def read_model(filename: str | Path, min_distance_sym_equiv: float = 0.5) -> StartModel:
     """Read a structure from CIF, SHELX (.ins, .res) or PDB.
 
     Args:
@@ -60,15 +74,16 @@ def read_structure(filename: str | Path, min_distance_sym_equiv: float = 0.5) ->
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        structure = _READERS[path.suffix.lower()](path, min_distance_sym_equiv)
-        _check(structure)
+        found = _READERS[path.suffix.lower()](path, min_distance_sym_equiv)
+        model = StartModel(found.structure, found) if isinstance(found, ShelxModel) else StartModel(found)
+        _check(model.structure)
     except Exception as error:
         reason = " ".join(str(error).split())
         # iotbx explains some faults; on other damaged files its parsers just fall over.
         if not isinstance(error, (ValueError, RuntimeError, Sorry)):
             reason = f"it is damaged or of an unknown kind ({type(error).__name__} {reason})"
         raise ValueError(f"cannot read a structure from {path}: {reason}") from error
-    return structure
+    return model
 
 
 def _ascii(path: Path) -> str:
@@ -130,32 +145,6 @@ def _correct(block: model.block) -> None:
             block.get_loop("_atom_site")[name] = flex.std_string(filled)
 
 
-def _read_shelx(path: Path, min_distance_sym_equiv: float) -> xray.structure:
-    text = _ascii(path)
-    for card, meaning in (("CELL", "cell"), ("LATT", "space group"), ("SFAC", "atoms")):
-        if not re.search(rf"^{card}\b", text, re.MULTILINE | re.IGNORECASE):
-            raise ValueError(f"no {meaning} (no {card} card)")
-    return xray.structure.from_shelx(
-        file=io.StringIO(_with_short_sfac(text)),
-        min_distance_sym_equiv=min_distance_sym_equiv,
-        strictly_shelxl=False,
-    )
-
-
-def _with_short_sfac(text: str) -> str:
-    """Reduce the SFAC cards to one that only names the elements.
-
-    Electron diffraction with SHELXL needs the long form, one card an element with its scattering
-    factors, which iotbx refuses to read.
-    """
-    text = re.sub("!.*", "", text)  # comments
-    cards = re.compile(r"^SFAC\b(?:.*=[ \t]*\n)*.*\n", re.MULTILINE | re.IGNORECASE)
-    words = [word for card in cards.findall(text) for word in card.split()[1:]]
-    elements = " ".join(word for word in words if word[0].isalpha())
-    start = cards.search(text).start()
-    return text[:start] + f"SFAC {elements}\n" + cards.sub("", text[start:])
-
-
 def _read_pdb(path: Path, min_distance_sym_equiv: float) -> xray.structure:
     source = iotbx.pdb.input(source_info=path.name, lines=_ascii(path).splitlines())
     symmetry = source.crystal_symmetry()
@@ -168,6 +157,10 @@ def _read_pdb(path: Path, min_distance_sym_equiv: float) -> xray.structure:
     for scatterer in structure.scatterers():  # 'pdb=" CA  ALA A   1 "' -> 'CA_ALA_A_1'
         scatterer.label = "_".join(scatterer.label.removeprefix("pdb=").strip('"').split())
     return structure
+
+
+def _read_shelx(path: Path, min_distance_sym_equiv: float) -> ShelxModel:
+    return read_shelx(_ascii(path), min_distance_sym_equiv)
 
 
 _READERS = {".cif": _read_cif, ".ins": _read_shelx, ".res": _read_shelx, ".pdb": _read_pdb}

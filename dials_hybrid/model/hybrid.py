@@ -8,6 +8,7 @@ propagation of their own: the sums at the nodes of the thickness grid feed them 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from torch.func import functional_call, jacrev, vmap
 from dials_hybrid.data import Dataset
 from dials_hybrid.model.crystal import Crystal
 from dials_hybrid.model.orientation import Orientation
+from dials_hybrid.model.ranks import of_first_rank
 from dials_hybrid.model.scale import Scale
 from dials_hybrid.model.simulation import BeamPolicy, Progress, RockingSums, Simulation, silent
 from dials_hybrid.model.thickness import Thickness, conditions
@@ -52,6 +54,7 @@ class Hybrid(nn.Module):
         policy: BeamPolicy,
         *,
         nproc: int = 1,
+        memory: float = math.inf,
         dtype: torch.dtype = torch.float64,
         progress: Progress = silent,
     ):
@@ -59,7 +62,9 @@ class Hybrid(nn.Module):
         self.dataset = dataset
         self.policy = policy
         self.nproc = nproc
+        self.memory = memory
         self.dtype = dtype
+        self.derivative_dtype: torch.dtype | None = None  # that of the intensities
         self.progress = progress
         self.crystal = crystal
         self.orientation = orientation
@@ -102,7 +107,11 @@ class Hybrid(nn.Module):
             self.policy,
             mean_inner_potential=float(u_0.real),
             nproc=self.nproc,
+            n_parameters=len(self.vector()),
+            n_thickness=len(self.grid),
+            memory=self.memory,
             dtype=self.dtype,
+            derivative_dtype=self.derivative_dtype or self.dtype,
             progress=self.progress,
         )
 
@@ -150,8 +159,10 @@ class Hybrid(nn.Module):
     def evaluate(self, derivatives: bool = False, structure: bool = True) -> Evaluation:
         """Intensities, with the Jacobian by all parameters if asked for.
 
-        Without `structure`, its columns of the Jacobian stay zero, which saves most of the time.
+        Without `structure`, its columns of the Jacobian stay zero, which saves most of the time. All ranks
+        calculate at the parameters that the first of them has.
         """
+        self.load_vector(of_first_rank(self.vector()))
         potential = self.crystal.potential(
             self.simulation.table.hkl, self.dataset.wavelength, derivatives and structure
         )
@@ -166,24 +177,25 @@ class Hybrid(nn.Module):
             self.grid.nodes,
             self.thickness_weights(),
         )
-        return self.recombine(sums)
+        return self.recombine(sums, derivatives=True)
 
     @torch.no_grad()
-    def recombine(self, sums: RockingSums) -> Evaluation:
+    def recombine(self, sums: RockingSums, derivatives: bool = False) -> Evaluation:
         """Intensities from given rocking sums with the present thickness and scale.
 
-        Where the sums carry derivatives, so does the result; those by structure and orientation are
-        the ones that the sums were made with.
+        Derivatives by structure and orientation are the ones that the sums were made with, or zero
+        where the sums have none.
         """
         weights, scale = self.thickness_weights(), self.scale()
         intensity = scale * (weights * sums.intensity).sum(1)
-        if sums.by_orientation is None:
+        if not derivatives:
             return Evaluation(intensity, scale, weights, sums)
         jacobian = intensity.new_zeros(len(intensity), len(self.vector()))
         blocks = self.slices()
-        jacobian[:, blocks["orientation"]] = scale[:, None] * sums.by_orientation
         jacobian[:, blocks["thickness"]] = scale[:, None] * self._by_thickness(sums.intensity)
         jacobian[:, blocks["scale"]] = intensity[:, None] * self.scale.design_matrix
+        if sums.by_orientation is not None:
+            jacobian[:, blocks["orientation"]] = scale[:, None] * sums.by_orientation
         if sums.by_structure is not None:
             jacobian[:, blocks["crystal"]] = scale[:, None] * sums.by_structure
         return Evaluation(intensity, scale, weights, sums, jacobian)

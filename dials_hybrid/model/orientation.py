@@ -1,10 +1,13 @@
-"""Small corrections to the orientation of each crystal, smooth in the scan angle, and mosaicity.
+"""Small corrections to the orientation of each crystal, and mosaicity.
 
 In a sweep a turn about the goniometer axis only shifts the rocking curve inside its window, so what
-is refined by default is the tilt across it. A mosaic spread adds, incoherently, tilts across the
-rotation axis. Its quantiles take turns: every rocking step has the next one, with steps made smaller
-instead. Five quantiles cost 2.5 times the steps that none does, for an error of 0.2 % in F
-(`benchmarks/README.md`).
+is refined is the tilt across it, smooth in the scan angle. Virtual frames begin and end where they do,
+and each was given an orientation of its own: they have both tilts, for each frame, beside the smooth
+one.
+
+A mosaic spread adds, incoherently, tilts across the rotation axis. Its quantiles take turns: every
+rocking step has the next one, with steps made smaller instead. Five quantiles cost 2.5 times the steps
+that none does, for an error of 0.2 % in F (`benchmarks/README.md`).
 """
 
 from __future__ import annotations
@@ -22,13 +25,14 @@ ACROSS = 0  # the first tilt of `geometry.tilt_axes`
 
 
 class Orientation(nn.Module):
-    """Tilts [degree] as splines of the scan angle and a mosaic spread [degree], one set a crystal.
+    """Tilts [degree] as splines of the scan angle and of each frame, and a mosaic spread [degree].
 
     Args:
         steps: the rocking steps.
-        n_nodes: spline coefficients a crystal and tilt.
-        mosaic_spread: start of the spread [degree]; None for no mosaicity.
-        restraint: standard deviation of the Gaussian prior on the tilts [degree].
+        n_nodes: spline coefficients a crystal.
+        mosaic_spread: start of the spread of each crystal [degree]; None for no mosaicity.
+        restraint: standard deviation of the Gaussian prior on the smooth tilts [degree].
+        frame_restraint: the same for the two tilts of each frame; None holds them at zero.
     """
 
     def __init__(
@@ -38,55 +42,84 @@ class Orientation(nn.Module):
         n_nodes: int,
         mosaic_spread: float | None,
         restraint: float,
+        frame_restraint: float | None = None,
     ):
         super().__init__()
         self.restraint = restraint
-        self.n_crystals = steps.n_crystals
+        self.frame_restraint = frame_restraint
         dtype = steps.angle.dtype
         self.tilt = nn.Parameter(torch.zeros(steps.n_crystals, n_nodes, dtype=dtype))
+        n_frames = 0 if frame_restraint is None else len(steps.frames())
+        self.frame_tilt = nn.Parameter(torch.zeros(n_frames, 2, dtype=dtype))
         self.mosaic = None
         if mosaic_spread is not None:
             start = torch.full((steps.n_crystals,), mosaic_spread, dtype=dtype)
             self.mosaic = nn.Parameter(start)
-        self.register_buffer("_design", self._design_matrix(steps, n_nodes))
+        n_axes = 2 if n_frames else 1
+        self.register_buffer("_design", self._design_matrix(steps, n_axes))
         axes = tilt_axes(steps.beam, steps.rotation_axis)
-        self.register_buffer("axes", axes[steps.crystal][:, ACROSS : ACROSS + 1])
+        self.register_buffer("axes", axes[steps.crystal][:, :n_axes])
 
-    def _design_matrix(self, steps: RockingSteps, n_nodes: int) -> Tensor:
-        """Tilt of each step [degree] by each parameter of this module, (K, P)."""
-        columns = []
+    def _design_matrix(self, steps: RockingSteps, n_axes: int) -> Tensor:
+        """Tilts of each step [degree] by each parameter of this module, (axes, K, P)."""
+        columns = [self._smooth(steps, n_axes)]
+        if self.frame_tilt.numel():
+            columns.append(_of_each_frame(steps))
+        if self.mosaic is not None:
+            own = steps.crystal[:, None] == torch.arange(steps.n_crystals, device=steps.crystal.device)
+            tilts = steps.angle.new_zeros(n_axes, len(steps), steps.n_crystals)
+            tilts[ACROSS] = torch.where(own, steps.mosaic[:, None], 0.0)
+            columns.append(tilts)
+        return torch.cat(columns, dim=-1)
+
+    def _smooth(self, steps: RockingSteps, n_axes: int) -> Tensor:
+        n_nodes = self.tilt.shape[1]
+        values = steps.angle.new_zeros(n_axes, len(steps), steps.n_crystals, n_nodes)
         for crystal in range(steps.n_crystals):
             own = steps.crystal == crystal
             angle = steps.angle[own]
-            values = torch.zeros(len(steps), n_nodes, dtype=angle.dtype, device=angle.device)
-            values[own] = spline_basis(angle, float(angle.min()), float(angle.max()), n_nodes)
-            columns.append(values)
-        if self.mosaic is not None:
-            own = steps.crystal[:, None] == torch.arange(steps.n_crystals, device=steps.crystal.device)
-            columns.append(torch.where(own, steps.mosaic[:, None], 0.0))
-        return torch.cat(columns, dim=1)
+            spline = spline_basis(angle, float(angle.min()), float(angle.max()), n_nodes)
+            values[ACROSS, own, crystal] = spline
+        return values.flatten(2)
+
+    @property
+    def n_tilts(self) -> int:
+        """Number of parameters before those of the mosaic spread."""
+        return self.tilt.numel() + self.frame_tilt.numel()
 
     def design_matrix(self) -> Tensor:
-        """d(tilt of each step) / d(parameter) (K, P) [radian per unit of the parameter]."""
+        """d(tilts of each step) / d(parameter) (axes, K, P) [radian per unit of the parameter]."""
         return torch.deg2rad(self._design)
 
     def tilts(self) -> Tensor:
-        """Tilt of each step (K,) [radian], its mosaic tilt included."""
+        """Tilts of each step (axes, K) [radian], its mosaic tilt included."""
         return self.design_matrix() @ nn.utils.parameters_to_vector(self.parameters())
 
     def smooth_tilts(self) -> Tensor:
-        """Tilt of each step (K,) [radian] without its mosaic tilt."""
-        n = self.tilt.numel()
-        return self.design_matrix()[:, :n] @ self.tilt.flatten()
+        """Tilt across the rotation axis (K,) [radian] of each step without its mosaic tilt."""
+        x = torch.cat([self.tilt.flatten(), self.frame_tilt.flatten()])
+        return self.design_matrix()[ACROSS, :, : len(x)] @ x
 
     def basis(self, steps: RockingSteps) -> Tensor:
         """Reciprocal basis (K, 3, 3) [1/A] of the tilted steps."""
-        return rotation_matrix(self.tilts()[:, None] * self.axes[:, 0]) @ steps.basis
+        return rotation_matrix(torch.einsum("ak,kax->kx", self.tilts(), self.axes)) @ steps.basis
 
     def prior(self) -> tuple[Tensor, Tensor]:
         """Centre and standard deviation of the Gaussian prior on each parameter."""
-        sigma = torch.full_like(self.tilt.flatten(), self.restraint)
+        sigma = [torch.full_like(self.tilt.flatten(), self.restraint)]
+        if self.frame_tilt.numel():
+            sigma.append(torch.full_like(self.frame_tilt.flatten(), self.frame_restraint))
         if self.mosaic is not None:
-            free = torch.full_like(self.mosaic, math.inf)
-            sigma = torch.cat([sigma, free])
+            sigma.append(torch.full_like(self.mosaic, math.inf))
+        sigma = torch.cat(sigma)
         return torch.zeros_like(sigma), sigma
+
+
+def _of_each_frame(steps: RockingSteps) -> Tensor:
+    """Tilts (2, K, 2 F) by the two tilts of each of F frames."""
+    frames = steps.frames()
+    own = (steps.crystal[:, None] == frames[:, 0]) & (steps.frame[:, None] == frames[:, 1])
+    tilts = steps.angle.new_zeros(2, len(steps), len(frames), 2)
+    for axis in range(2):
+        tilts[axis, :, :, axis] = own.to(tilts.dtype)
+    return tilts.flatten(2)

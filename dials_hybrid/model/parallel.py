@@ -6,6 +6,7 @@ for each sum, so they see all that the parent has without sending it, and send b
 
 from __future__ import annotations
 
+import heapq
 import multiprocessing
 import os
 import traceback
@@ -21,7 +22,8 @@ def sum_of_shares(share: Callable[[int], list[Tensor]], n: int) -> list[Tensor]:
     Share 0 is worked on here. The order of addition does not depend on which process ends first.
 
     Raises:
-        RuntimeError: a process failed or was killed.
+        ChildProcessError: a process was killed.
+        RuntimeError: a process failed.
     """
     if n == 1:
         return share(0)
@@ -54,11 +56,22 @@ def processes(wanted: int, device: str) -> int:
 
 
 def number_of_processors() -> int:
-    """Those that this process may run on."""
+    """Those that this process may run on, shared with the other ranks of this machine."""
     try:
-        return len(os.sched_getaffinity(0))
+        n = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
-        return os.cpu_count() or 1
+        n = os.cpu_count() or 1
+    return max(1, n // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def share_out(costs: list[float], n: int) -> list[list[int]]:
+    """Positions of the tasks for each of n workers: the longest task first, to whom has least so far."""
+    shares = [(0.0, worker, []) for worker in range(n)]
+    for task in sorted(range(len(costs)), key=costs.__getitem__, reverse=True):
+        load, worker, tasks = heapq.heappop(shares)
+        tasks.append(task)
+        heapq.heappush(shares, (load + costs[task], worker, tasks))
+    return [sorted(tasks) for _, _, tasks in sorted(shares, key=lambda share: share[1])]
 
 
 def _work(share, rank: int, sender) -> None:
@@ -74,7 +87,9 @@ def _received(receiver) -> list:
     try:
         answer = receiver.recv()
     except EOFError as error:
-        raise RuntimeError("a worker process was killed: is there enough memory?") from error
+        raise ChildProcessError(
+            "a worker process was killed: if memory was short, try a smaller memory= or nproc="
+        ) from error
     if isinstance(answer, str):
         raise RuntimeError(f"a worker process failed:\n{answer}")
     return answer

@@ -1,4 +1,4 @@
-"""Scale of calculated to observed intensities, a smooth positive function of the scan angle."""
+"""Scale of calculated to observed intensities: smooth in the scan angle, and of each virtual frame."""
 
 from __future__ import annotations
 
@@ -12,10 +12,24 @@ from dials_hybrid.model.smooth import spline_basis
 
 
 class Scale(nn.Module):
-    """exp(spline of the scan angle), one curve of `n_nodes` coefficients a crystal."""
+    """exp(spline of the scan angle + d of the frame), one spline of `n_nodes` coefficients a crystal.
 
-    def __init__(self, observations: Observations, n_crystals: int, n_nodes: int):
+    Args:
+        observations: those to scale.
+        n_crystals: their crystals.
+        n_nodes: spline coefficients a crystal.
+        frame_restraint: standard deviation of the Gaussian prior on the d; None for d = 0.
+    """
+
+    def __init__(
+        self,
+        observations: Observations,
+        n_crystals: int,
+        n_nodes: int,
+        frame_restraint: float | None = None,
+    ):
         super().__init__()
+        self.frame_restraint = frame_restraint
         angle, crystal = observations.angle, observations.crystal
         self.log_scale = nn.Parameter(torch.zeros(n_crystals, n_nodes, dtype=angle.dtype))
         columns = []
@@ -26,12 +40,18 @@ class Scale(nn.Module):
                 limits = float(angle[own].min()), float(angle[own].max())
                 values[own] = spline_basis(angle[own], *limits, n_nodes)
             columns.append(values)
+        frames = observations.frames() if frame_restraint is not None else crystal.new_zeros(0, 2)
+        self.of_frame = nn.Parameter(angle.new_zeros(len(frames)))
+        own = (crystal[:, None] == frames[:, 0]) & (observations.frame[:, None] == frames[:, 1])
+        columns.append(own.to(angle.dtype))
         self.register_buffer("design_matrix", torch.cat(columns, dim=1))
 
     def forward(self) -> Tensor:
         """Scale of each observation (M,)."""
-        return torch.exp(self.design_matrix @ self.log_scale.flatten())
+        return torch.exp(self.design_matrix @ torch.cat([self.log_scale.flatten(), self.of_frame]))
 
     def prior(self) -> tuple[Tensor, Tensor]:
-        zeros = torch.zeros_like(self.log_scale.flatten())
-        return zeros, torch.full_like(zeros, math.inf)
+        free = torch.full_like(self.log_scale.flatten(), math.inf)
+        held = torch.full_like(self.of_frame, self.frame_restraint or math.inf)
+        sigma = torch.cat([free, held])
+        return torch.zeros_like(sigma), sigma

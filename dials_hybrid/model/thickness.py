@@ -7,63 +7,20 @@ Columns of different thickness scatter independently, so intensities (not amplit
 with I(t_j) from one propagation at the nodes of a fixed grid and L_j the cubic spline that is 1 at
 node j, 0 at the others and at t = 0, where nothing has been diffracted yet and I ~ t^2. Every model
 is a module that maps conditions (scan angle, beam direction in the crystal) to these weights, so that
-the rest of the program does not know which one it holds.
+the rest of the program does not know which one it holds. Here are the distributions of one or two
+numbers; `thickness_network` has the free ones.
 """
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
-from scipy.interpolate import CubicSpline
 from torch import Tensor, nn
 
-_FLOOR = 1e-3  # of p_0 under a network, as a part of its maximum
+from dials_hybrid.model.thickness_grid import ThicknessGrid
 
-
-class ThicknessGrid(nn.Module):
-    """T nodes at equal distances up to `maximum` [A] and the splines between them."""
-
-    def __init__(self, maximum: float, n_nodes: int, dtype=torch.float64):
-        super().__init__()
-        knots = np.linspace(0.0, maximum, n_nodes + 1)
-        # Intensities start as t^2: value and slope are zero at t = 0.
-        at_zero = (1, np.zeros(n_nodes + 1))
-        splines = CubicSpline(knots, np.eye(n_nodes + 1), bc_type=(at_zero, "not-a-knot"))
-        integrals = splines.antiderivative()
-        self.spacing = maximum / n_nodes
-        self.maximum = maximum
-        self.register_buffer("nodes", torch.as_tensor(knots[1:], dtype=dtype))
-        # coefficients (degree + 1, intervals, T) of falling powers
-        self.register_buffer("_splines", torch.as_tensor(splines.c[..., 1:], dtype=dtype))
-        self.register_buffer("_integrals", torch.as_tensor(integrals.c[..., 1:], dtype=dtype))
-        whole = integrals(maximum)[1:]
-        self.register_buffer("quadrature", torch.as_tensor(whole, dtype=dtype))
-
-    def __len__(self) -> int:
-        return len(self.nodes)
-
-    def at(self, t: Tensor) -> Tensor:
-        """Weights (T,) that give a smooth function of thickness at `t` [A]."""
-        return self._evaluate(self._splines, t)
-
-    def up_to(self, t: Tensor) -> Tensor:
-        """Weights (T,) that integrate such a function from 0 to `t` [A]."""
-        return self._evaluate(self._integrals, t)
-
-    def _evaluate(self, coefficients: Tensor, t: Tensor) -> Tensor:
-        t = t.clamp(0.0, self.maximum)
-        interval = (t.detach() / self.spacing).floor().long().clamp(max=len(self) - 1)
-        offset = t - interval * self.spacing
-        value = torch.zeros_like(self.nodes)
-        for coefficient in coefficients:
-            value = value * offset + coefficient[interval]
-        return value
-
-    def density(self, log_p: Tensor) -> Tensor:
-        """Weights (..., T) of a smooth density given by its logarithm at the nodes, normalised."""
-        return torch.softmax(log_p + torch.log(self.quadrature), dim=-1)
+_NARROWEST = 0.2  # of a normal distribution, in distances of two nodes
 
 
 class Thickness(nn.Module):
@@ -99,6 +56,13 @@ def conditions(angle: Tensor, basis: Tensor, beam: Tensor, limits: tuple[float, 
     return torch.cat([scaled[:, None], direction], dim=-1)
 
 
+def moments(weights: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (...,) [A] of distributions with weights (..., T)."""
+    mean = weights @ nodes
+    variance = weights @ nodes**2 - mean**2
+    return mean, variance.clamp(min=1e-12).sqrt()
+
+
 class Flat(Thickness):
     """One thickness everywhere: a plate."""
 
@@ -124,72 +88,68 @@ class Wedge(Thickness):
         return weights.expand(*conditions.shape[:-1], len(weights))
 
 
-class Normal(Thickness):
-    """Normal distribution of `mean` and `width` before truncation to the grid.
+class _Density(Thickness):
+    """A density of two numbers: `mean` and one under an exponential, see `prior`."""
 
-    The width stays above half the distance of two nodes, where a narrower distribution would fall
-    between them, and a weak prior keeps it from running off to infinity, where all widths are alike.
-    """
-
-    def __init__(self, grid: ThicknessGrid, mean: float, width: float):
+    def __init__(self, grid: ThicknessGrid, mean: float, log_number: float):
         super().__init__(grid)
         dtype = grid.nodes.dtype
-        self._narrowest = 0.5 * grid.spacing
-        self._start = math.log(max(width - self._narrowest, 0.1 * self._narrowest))
+        self._start = log_number
         self.mean = nn.Parameter(torch.tensor(mean, dtype=dtype))
-        self._log_excess = nn.Parameter(torch.tensor(self._start, dtype=dtype))
+        self._log_number = nn.Parameter(torch.tensor(log_number, dtype=dtype))
 
-    @property
-    def width(self) -> Tensor:
-        return self._narrowest + self._log_excess.exp()
+    def log_density(self) -> Tensor:
+        """ln p (Q,) at the grid's points, but for a constant."""
+        raise NotImplementedError
 
     def forward(self, conditions: Tensor) -> Tensor:
-        log_p = -0.5 * ((self.grid.nodes - self.mean) / self.width) ** 2
-        return self.grid.density(log_p.expand(*conditions.shape[:-1], len(log_p)))
+        weights = self.grid.density(self.log_density())
+        return weights.expand(*conditions.shape[:-1], len(weights))
 
     def prior(self) -> tuple[Tensor, Tensor]:
+        """A weak one keeps the width from running off to infinity, where all widths are alike."""
         nodes = self.grid.nodes
         return nodes.new_tensor([0.0, self._start]), nodes.new_tensor([math.inf, 1.0])
 
 
-class Neural(Thickness):
-    r"""A distribution tilted by a small network,
+class Normal(_Density):
+    """p(t) ~ exp(-(t - mean)^2 / (2 width^2)), truncated to the grid.
 
-        p(t | c) ~ p_0(t) exp(sum_l f_l(c) cos(l pi t / t_max)),   l = 1 .. L,
-
-    with f(c) a perceptron of one hidden layer. Its last layer starts at zero: before training,
-    p(t | c) is p_0(t), the best that the thickness scan found, for every c. A softmax over the
-    nodes keeps it positive and normalised, the grid keeps it bounded, and the Gaussian prior on
-    the weights holds it near p_0 and smooth in c unless the data pay for the difference.
+    The width stays above a fifth of the distance of two nodes, where a narrower distribution would
+    fall between the points of the grid.
     """
 
-    def __init__(
-        self, grid: ThicknessGrid, start: Tensor, *, hidden: int, terms: int, strength: float, seed: int
-    ):
-        super().__init__(grid)
-        dtype = grid.nodes.dtype
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.arange(1, terms + 1, dtype=dtype)
-        self.strength = strength
-        # Where p_0 is nil the network must still be able to put something.
-        density = start / grid.quadrature
-        self.register_buffer("log_start", torch.log(density.clamp(min=_FLOOR * float(density.max()))))
-        self.register_buffer("basis", torch.cos(math.pi * grid.nodes[:, None] / grid.maximum * order))
-        self.hidden = nn.Linear(4, hidden, dtype=dtype)
-        self.output = nn.Linear(hidden, terms, dtype=dtype)
-        with torch.no_grad():
-            for parameter in self.hidden.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=dtype))
-            for parameter in self.output.parameters():
-                parameter.zero_()
-        self.register_buffer("_start", nn.utils.parameters_to_vector(self.parameters()).detach())
+    def __init__(self, grid: ThicknessGrid, mean: float, width: float):
+        self._narrowest = _NARROWEST * grid.spacing
+        excess = max(width - self._narrowest, 0.1 * self._narrowest)
+        super().__init__(grid, mean, math.log(excess))
 
-    def forward(self, conditions: Tensor) -> Tensor:
-        f = self.output(torch.tanh(self.hidden(conditions)))
-        return self.grid.density(self.log_start + f @ self.basis.T)
+    @property
+    def width(self) -> Tensor:
+        return self._narrowest + self._log_number.exp()
 
-    def prior(self) -> tuple[Tensor, Tensor]:
-        return self._start, torch.full_like(self._start, self.strength)
+    def log_density(self) -> Tensor:
+        return -0.5 * ((self.grid.points - self.mean) / self.width) ** 2
 
 
-PARAMETRIC = {"flat": Flat, "wedge": Wedge, "normal": Normal}
+class Gamma(_Density):
+    """p(t) ~ t^(k - 1) exp(-k t / mean), truncated to the grid, with k = (mean / width)^2 > 1.
+
+    Nil at t = 0 and with a long tail; the widest is an exponential distribution.
+    """
+
+    def __init__(self, grid: ThicknessGrid, mean: float, width: float):
+        excess = (mean / max(width, _NARROWEST * grid.spacing)) ** 2 - 1.0
+        super().__init__(grid, mean, math.log(max(excess, 0.1)))
+
+    @property
+    def width(self) -> Tensor:
+        return self.mean * (1.0 + self._log_number.exp()).rsqrt()
+
+    def log_density(self) -> Tensor:
+        excess = self._log_number.exp()  # k - 1
+        ratio = self.grid.points / self.mean.clamp(min=self.grid.spacing)
+        return excess * torch.log(ratio) - (1.0 + excess) * ratio
+
+
+PARAMETRIC = {"flat": Flat, "wedge": Wedge, "normal": Normal, "gamma": Gamma}

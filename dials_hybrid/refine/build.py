@@ -14,7 +14,9 @@ from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.orientation import Orientation
 from dials_hybrid.model.scale import Scale
 from dials_hybrid.model.simulation import BeamPolicy, Progress
-from dials_hybrid.model.thickness import PARAMETRIC, Neural, Thickness, ThicknessGrid
+from dials_hybrid.model.thickness import PARAMETRIC, Thickness
+from dials_hybrid.model.thickness_grid import ThicknessGrid
+from dials_hybrid.model.thickness_network import Histogram, Neural
 from dials_hybrid.refine.free_set import choose_free
 from dials_hybrid.refine.state import Inputs, Settings, State
 
@@ -51,11 +53,14 @@ class Builder:
 
     def n_nodes(self, dataset: Dataset, maximum: float) -> int:
         """Thickness nodes that follow the pendelloesung of the strongest reflection."""
+        n = math.ceil(maximum * _NODES_PER_EXTINCTION / self._extinction(dataset))
+        return min(max(n, _FEWEST_NODES), _MOST_NODES)
+
+    def _extinction(self, dataset: Dataset) -> float:
+        """The shortest extinction distance of the measured reflections [A]."""
         hkl = dataset.observations.hkl
         u = self._crystal().potential(hkl, dataset.wavelength, False).u
-        extinction = wave_number(dataset.wavelength) / float(u.abs().max())
-        n = math.ceil(maximum * _NODES_PER_EXTINCTION / extinction)
-        return min(max(n, _FEWEST_NODES), _MOST_NODES)
+        return wave_number(dataset.wavelength) / float(u.abs().max())
 
     def hybrid(self, dataset: Dataset, state: State, *, mosaic: bool = True) -> Hybrid:
         """The model at `state`, its scale at 1 where the state has no parameters yet."""
@@ -66,36 +71,54 @@ class Builder:
             n_nodes=settings.tilt_nodes,
             mosaic_spread=settings.mosaic_spread if mosaic else None,
             restraint=settings.tilt_restraint,
+            frame_restraint=settings.frame_tilt_restraint,
         )
         hybrid = Hybrid(
             dataset,
             self._crystal(),
             orientation,
-            [self._thickness(state, start) for start in state.thickness_start],
-            Scale(dataset.observations, steps.n_crystals, settings.scale_nodes),
-            BeamPolicy(settings.g_max, settings.sg_max, settings.segment_length),
+            self._thickness(dataset, state),
+            Scale(
+                dataset.observations,
+                steps.n_crystals,
+                settings.scale_nodes,
+                frame_restraint=settings.frame_scale_restraint,
+            ),
+            BeamPolicy(settings.g_max, settings.sg_max, settings.segment_length, settings.weak_sg_max),
             nproc=settings.nproc,
+            memory=settings.memory,
             dtype=torch.float32,
             progress=self.progress,
         ).to(settings.device)
         if state.vector is not None:
-            hybrid.load_vector(torch.tensor(state.vector, dtype=torch.float64, device=settings.device))
+            vector = torch.tensor(state.vector, dtype=torch.float64, device=settings.device)
+            expected = len(hybrid.vector())
+            if len(vector) != expected:
+                raise ValueError(
+                    f"the checkpoint is damaged: it has {len(vector)} numbers for {expected} parameters"
+                )
+            hybrid.load_vector(vector)
             hybrid.update_beams()
         return hybrid
 
     def _crystal(self) -> Crystal:
-        inputs, device = self.inputs, self.settings.device
-        return Crystal(inputs.atoms.to(device), inputs.jacobian.to(device), inputs.names)
+        inputs, settings = self.inputs, self.settings
+        atoms, jacobian = inputs.atoms.to(settings.device), inputs.jacobian.to(settings.device)
+        return Crystal(atoms, jacobian, inputs.names, settings.absorption)
 
-    def _thickness(self, state: State, start: list[float]) -> Thickness:
+    def _thickness(self, dataset: Dataset, state: State) -> list[Thickness]:
+        """One model a crystal."""
         settings, grid = self.settings, ThicknessGrid(*state.grid)
+        numbers = 1 if state.thickness_model in ("flat", "wedge") else 2
+        lengths = [len(start) for start in state.thickness_start]
+        if lengths != [numbers] * dataset.steps.n_crystals:
+            raise ValueError("the checkpoint is damaged: its thickness does not fit the model")
         if state.thickness_model in PARAMETRIC:
-            return PARAMETRIC[state.thickness_model](grid, *start)
-        return Neural(
-            grid,
-            torch.tensor(start, dtype=torch.float64),
-            hidden=settings.network_hidden,
-            terms=settings.network_terms,
-            strength=settings.network_prior,
-            seed=settings.seed,
-        )
+            return [PARAMETRIC[state.thickness_model](grid, *start) for start in state.thickness_start]
+        thin = self._extinction(dataset) / (2.0 * math.pi)
+        prior = {"strength": settings.network_prior, "thin": thin}
+        if state.thickness_model == "histogram":
+            terms = len(grid) // 2
+            return [Histogram(grid, *start, terms=terms, **prior) for start in state.thickness_start]
+        network = {"hidden": settings.network_hidden, "terms": settings.network_terms, "seed": settings.seed}
+        return [Neural(grid, *start, **network, **prior) for start in state.thickness_start]

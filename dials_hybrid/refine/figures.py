@@ -7,9 +7,12 @@ from dataclasses import asdict, dataclass
 import torch
 
 from dials_hybrid.data import Dataset
+from dials_hybrid.refine.bins import angular_ranges, d_spacings, intensity_groups, resolution_shells
 from dials_hybrid.refine.free_set import unique_reflections
+from dials_hybrid.refine.outliers import goodness_of_input_sigmas, outliers
 from dials_hybrid.refine.protocol import Outcome
 from dials_hybrid.refine.rvalues import RValues, merged, r_values
+from dials_hybrid.refine.thickness_curve import thickness_in_uncertainties, thickness_moments
 
 _CURVE_POINTS = 41  # of the thickness against scan angle, for each crystal
 
@@ -22,35 +25,27 @@ class ThicknessResult:
     mean: float  # [A], over all observations
     nodes: list[float]  # [A]
     average: list[float]  # p(t) at the nodes, over all observations
-    curve: list[dict]  # crystal, angle [degree], mean and spread [A]
+    curve: list[dict]  # crystal, angle [degree], mean, spread and their s.u.s mean_su, spread_su [A]
 
 
 def thickness_result(outcome: Outcome) -> ThicknessResult:
     """Mean and spread of p(t) against the scan angle."""
-    hybrid = outcome.hybrid
-    weights = outcome.fit.evaluation.thickness_weights.cpu()
-    nodes = hybrid.grid.nodes.cpu()
-    mean = weights @ nodes
-    spread = (weights @ nodes**2 - mean**2).clamp(min=0.0).sqrt()
-    observations = hybrid.dataset.observations.to("cpu")
+    hybrid, fit = outcome.hybrid, outcome.fit
+    weights = fit.evaluation.thickness_weights
+    observations = hybrid.dataset.observations
     curve = []
     for crystal in range(hybrid.dataset.steps.n_crystals):
         own = (observations.crystal == crystal).nonzero().flatten()
         own = own[observations.angle[own].argsort()]
         chosen = own[torch.linspace(0, len(own) - 1, min(_CURVE_POINTS, len(own))).long()]
-        curve += [
-            {
-                "crystal": crystal,
-                "angle": float(observations.angle[i]),
-                "mean": float(mean[i]),
-                "spread": float(spread[i]),
-            }
-            for i in chosen.tolist()
-        ]
+        moments = thickness_moments(hybrid, fit, crystal, chosen)
+        columns = {"angle": observations.angle[chosen], **vars(moments)}
+        for values in zip(*(column.tolist() for column in columns.values()), strict=True):
+            curve.append({"crystal": crystal, **dict(zip(columns, values, strict=True))})
     return ThicknessResult(
         model=outcome.state.thickness_model,
-        mean=float(mean.mean()),
-        nodes=nodes.tolist(),
+        mean=hybrid.mean_thickness(fit.evaluation),
+        nodes=hybrid.grid.nodes.tolist(),
         average=weights.mean(0).tolist(),
         curve=curve,
     )
@@ -69,11 +64,17 @@ def figures(outcome: Outcome, thickness: ThicknessResult) -> dict:
     scale = fit.evaluation.scale.cpu()
     group = unique_reflections(observations.hkl, hybrid.crystal.start.rotations.cpu())
     of_merged = r_values(*merged(group, i / scale, sigma / scale, calculated / scale))
+    ranges = angular_ranges(observations, calculated)
+    d = d_spacings(observations.hkl, hybrid.crystal.start.cell.cpu())
     return {
         **_pooled(pooled),
         "r1_free": held_out.r1_obs,
         "merged_r1_obs": of_merged.r1_obs,
         "merged_r1_all": of_merged.r1_all,
+        "mean_of_ranges_r1_obs": float(torch.tensor([part["r1_obs"] for part in ranges]).nanmean()),
+        "resolution_shells": resolution_shells(d, i, sigma, calculated),
+        "angular_ranges": ranges,
+        "intensity_groups": intensity_groups(i, sigma, calculated),
         "n_rows": dataset.n_rows,
         "n_used": len(observations),
         "n_observed": pooled.n_observed,
@@ -82,14 +83,19 @@ def figures(outcome: Outcome, thickness: ThicknessResult) -> dict:
         "n_parameters": len(hybrid.vector()),
         "n_parameters_effective": fit.n_parameters,
         "goodness_of_fit": fit.goodness_of_fit,
+        "goodness_of_input_sigmas": goodness_of_input_sigmas(hybrid.dataset.observations, fit),
+        "error_model": asdict(fit.target.errors),
+        "outliers": outliers(hybrid.dataset.observations, fit),
         "converged": fit.converged,
         "thickness_mean": thickness.mean,
         "thickness_model": thickness.model,
         "thickness": asdict(thickness),
+        "thickness_comparison": [asdict(candidate) for candidate in outcome.state.comparison],
+        "thickness_in_uncertainties": thickness_in_uncertainties(hybrid, fit),
         "mosaic_spread": _mosaic(hybrid),
         "tilts": [list(map(float, row)) for row in hybrid.orientation.tilt.detach().cpu()],
         "wavelength": dataset.wavelength,
-        "absolute_structure": None,
+        "absolute_structure": outcome.hands and outcome.hands.as_dict(),
         "scan": asdict(outcome.state.scan),
         "history": [asdict(cycle) for cycle in outcome.state.history],
     }

@@ -9,11 +9,24 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dials_hybrid.data import Restraints
 from dials_hybrid.model.hybrid import BLOCKS, Evaluation, Hybrid
 from dials_hybrid.model.simulation import RockingSums
-from dials_hybrid.refine.least_squares import Linearisation, Prior, Step, covariance, minimise
+from dials_hybrid.refine.error_model import ErrorModel
+from dials_hybrid.refine.least_squares import (
+    Linearisation,
+    Prior,
+    Step,
+    covariance,
+    minimise,
+    no_smaller,
+    sandwich,
+)
+from dials_hybrid.refine.restraints import restraint_rows
 from dials_hybrid.refine.rvalues import r_values
-from dials_hybrid.refine.target import Target
+from dials_hybrid.refine.target import Target, Weighting
+
+_SMALL_SHIFT = 0.05  # in s.u.s: what is left to do does not count
 
 
 @dataclass(frozen=True)
@@ -36,10 +49,12 @@ class Fit:
     """Where a stage ended."""
 
     evaluation: Evaluation
-    covariance: Tensor  # (P, P), scaled by the square of the goodness of fit
-    goodness_of_fit: float
+    covariance: Tensor  # (P, P), from the scatter of the residuals
+    goodness_of_fit: float  # 1 where the error model describes the residuals
     n_parameters: float  # effective number: a parameter held by its prior counts less than one
-    converged: bool
+    converged: bool  # another cycle would shift nothing by more than a twentieth of its s.u.
+    target: Target
+    log_likelihood: float  # of the work reflections, under the error model
 
 
 class JointFit:
@@ -47,38 +62,39 @@ class JointFit:
 
     Args:
         hybrid: the model.
-        instability: of the weights, see `Target`.
-        outlier_cutoff: of its robust weights; None for none.
+        weighting: what decides the weights.
         origin_shifts: directions (D, P_crystal) of the crystal's parameters that are not determined.
+        restraints: on the atoms.
     """
 
     def __init__(
         self,
         hybrid: Hybrid,
-        instability: float,
-        outlier_cutoff: float | None,
+        weighting: Weighting,
         origin_shifts: Tensor,
+        restraints: Restraints | None = None,
     ):
         self.hybrid = hybrid
-        self.plain_target = Target.of(hybrid.dataset.observations, instability)
-        self.target = self.plain_target
-        self.outlier_cutoff = outlier_cutoff
+        self.weighting = weighting
+        self.target = Target.of(hybrid.dataset.observations, ErrorModel())
         self.origin_shifts = origin_shifts
+        self.restraints = restraints
 
-    def set_scale(self) -> None:
-        """Start the scale at its best common value, in closed form.
+    def set_scale(self) -> RockingSums:
+        """Start the scale at its best common value, in closed form; gives the sums it was found with.
 
         Raises:
             ValueError: there is no positive one.
         """
-        intensity = self.hybrid.evaluate().intensity
-        factor = float(self.target.best_scale(intensity))
+        evaluation = self.hybrid.evaluate()
+        factor = float(self.target.best_scale(evaluation.intensity))
         if not (math.isfinite(factor) and factor > 0.0):
             raise ValueError(
                 "calculated and observed intensities do not correlate: is this the right structure?"
             )
         with torch.no_grad():
             self.hybrid.scale.log_scale += math.log(factor)
+        return evaluation.sums
 
     def refine(
         self,
@@ -101,20 +117,27 @@ class JointFit:
                 sums = evaluation.sums
                 return evaluation
             intensity = self.hybrid.evaluate().sums.intensity
-            return self.hybrid.recombine(replace(sums, intensity=intensity))
+            return self.hybrid.recombine(replace(sums, intensity=intensity), derivatives=True)
 
         return self._minimise(evaluate, blocks, stage, max_cycles, tolerance, on_cycle)
 
-    def refine_without_propagation(self, *, stage: str, max_cycles: int, tolerance: float) -> Fit:
-        """Refine thickness and scale, the rest held: intensities are linear in p(t)."""
-        sums = self.hybrid.evaluate(derivatives=True, structure=False).sums
+    def refine_thickness(
+        self, sums: RockingSums, target: Target | None = None, *, max_cycles: int, tolerance: float
+    ) -> Fit:
+        """Refine thickness and scale without propagation: intensities are linear in p(t).
+
+        Args:
+            sums: with the structure and orientation that are held.
+            target: None for one by the weighting, at the start.
+        """
         return self._minimise(
-            lambda fresh: self.hybrid.recombine(sums),
+            lambda fresh: self.hybrid.recombine(sums, derivatives=True),
             ("thickness", "scale"),
-            stage,
+            "thickness",
             max_cycles,
             tolerance,
             lambda cycle: None,
+            target,
         )
 
     def _prior(self, start: Linearisation) -> Prior:
@@ -126,9 +149,24 @@ class JointFit:
         centre, sigma = self.hybrid.prior()
         directions = centre.new_zeros(len(self.origin_shifts), len(centre))
         directions[:, self.hybrid.slices()["crystal"]] = self.origin_shifts.to(directions)
-        return Prior(centre, sigma / math.sqrt(variance), directions)
+        restraints = self._restrained(variance) if self.restraints else None
+        return Prior(centre, sigma / math.sqrt(variance), directions, restraints)
 
-    def _minimise(self, evaluate, blocks, stage, max_cycles, tolerance, on_cycle) -> Fit:
+    def _restrained(self, variance: float) -> Callable[[Tensor], Linearisation]:
+        """Residuals of the restraints and their derivatives by all parameters."""
+        crystal, part = self.hybrid.crystal, self.hybrid.slices()["crystal"]
+
+        def restrained(x: Tensor) -> Linearisation:
+            rows = restraint_rows(self.restraints, crystal.atoms_at(x[part]))
+            jacobian = x.new_zeros(len(rows.residuals), len(x))
+            jacobian[:, part] = rows.by(crystal.jacobian)
+            return Linearisation(math.sqrt(variance) * rows.residuals, math.sqrt(variance) * jacobian)
+
+        return restrained
+
+    def _minimise(
+        self, evaluate, blocks, stage, max_cycles, tolerance, on_cycle, target: Target | None = None
+    ) -> Fit:
         active = torch.zeros_like(self.hybrid.vector(), dtype=torch.bool)
         for name, part in self.hybrid.slices().items():
             active[part] = name in blocks
@@ -138,8 +176,9 @@ class JointFit:
         def linearise(x: Tensor, fresh: bool) -> Linearisation:
             self.hybrid.load_vector(x)
             evaluation = evaluate(fresh)
-            if x is start and self.outlier_cutoff is not None:
-                self.target = self.plain_target.robust(evaluation.intensity, self.outlier_cutoff)
+            if x is start:
+                observations = self.hybrid.dataset.observations
+                self.target = target or self.weighting.target(observations, evaluation.intensity)
             weight = self.target.root_weight
             return Linearisation(
                 self.target.residuals(evaluation.intensity),
@@ -163,18 +202,32 @@ class JointFit:
         return fit
 
     def _fit(self, step: Step, active: Tensor) -> Fit:
+        evaluation, at = step.linearisation.model, step.linearisation
+        data = at.jacobian.T @ at.jacobian
+        prior = step.normal_matrix - data
         inverse = covariance(step.normal_matrix, active)
-        j = step.linearisation.jacobian
-        n_parameters = float((inverse * (j.T @ j)).sum())
+        n_parameters = float((inverse * data).sum())
         freedom = max(1.0, self.target.n_work - n_parameters)
-        variance = step.chi_squared / freedom
+        variance = step.chi_squared / freedom / self.target.expected()
+        inverse = covariance(self.target.slope() * data + prior, active)
+        robust = sandwich(inverse, at.residuals, at.jacobian, self.target.share, variance * prior)
+        uncertainties = no_smaller(robust, variance * inverse)
         return Fit(
-            evaluation=step.linearisation.model,
-            covariance=variance * inverse,
+            evaluation=evaluation,
+            covariance=uncertainties,
             goodness_of_fit=math.sqrt(variance),
             n_parameters=n_parameters,
-            converged=step.converged,
+            converged=step.converged or self._largest(step.remaining, uncertainties) < _SMALL_SHIFT,
+            target=self.target,
+            log_likelihood=self.target.log_likelihood(evaluation.intensity),
         )
+
+    def _largest(self, shift: Tensor, uncertainties: Tensor) -> float:
+        """Largest shift in s.u.s; of the structure where it is refined, else of all parameters."""
+        uncertainty = torch.diagonal(uncertainties).clamp(min=0.0).sqrt()
+        ratio = torch.where(uncertainty > 0.0, shift.abs() / uncertainty, 0.0)
+        of_structure = ratio[self.hybrid.slices()["crystal"]]
+        return float((of_structure if of_structure.any() else ratio).max())
 
     def _cycle(self, stage: str, number: int, step: Step, fit: Fit) -> Cycle:
         observations = self.hybrid.dataset.observations
@@ -182,9 +235,6 @@ class JointFit:
         pooled = r_values(observations.intensity, observations.sigma, calculated)
         free = observations.free
         held_out = r_values(observations.intensity[free], observations.sigma[free], calculated[free])
-        uncertainty = torch.diagonal(fit.covariance).clamp(min=0.0).sqrt()
-        ratio = torch.where(uncertainty > 0.0, step.shift.abs() / uncertainty, 0.0)
-        of_structure = ratio[self.hybrid.slices()["crystal"]]
         return Cycle(
             stage=stage,
             number=number,
@@ -194,5 +244,5 @@ class JointFit:
             r1_free=held_out.r1_obs,
             goodness_of_fit=fit.goodness_of_fit,
             thickness_mean=self.hybrid.mean_thickness(fit.evaluation),
-            largest_shift=float((of_structure if of_structure.any() else ratio).max()),
+            largest_shift=self._largest(step.shift, fit.covariance),
         )

@@ -1,7 +1,7 @@
-"""Levenberg-Marquardt least squares with Gaussian priors and fixed directions.
+"""Levenberg-Marquardt least squares with Gaussian priors, restraints and fixed directions.
 
-Minimises |r(x)|^2 + sum ((x - c) / s)^2. Damping follows Marquardt: the diagonal of the normal matrix
-is enlarged by a factor 1 + lambda, so that parameters of any unit are treated alike.
+Minimises |r(x)|^2 + sum ((x - c) / s)^2 + |q(x)|^2. Damping follows Marquardt: the diagonal of the normal
+matrix is enlarged by a factor 1 + lambda, so that parameters of any unit are treated alike.
 """
 
 from __future__ import annotations
@@ -35,6 +35,13 @@ class Prior:
     centre: Tensor
     sigma: Tensor
     directions: Tensor
+    restraints: Callable[[Tensor], Linearisation] | None = None  # q(x) and dq/dx
+
+    def restrained(self, x: Tensor) -> Linearisation:
+        """q(x) (R,) and its derivatives (R, P)."""
+        if self.restraints is None:
+            return Linearisation(x.new_zeros(0), x.new_zeros(0, len(x)))
+        return self.restraints(x)
 
     def chi_squared(self, x: Tensor) -> float:
         return float((((x - self.centre) / self.sigma) ** 2).sum())
@@ -57,7 +64,9 @@ class Step:
     objective: float  # with priors
     damping: float
     shift: Tensor  # (P,) of this cycle
-    normal_matrix: Tensor  # (P, P), priors included, undamped
+    normal_matrix: Tensor  # (P, P), priors and restraints included, undamped
+    restrained: Linearisation  # what the restraints say at x
+    remaining: Tensor | None = None  # (P,) shift that an undamped step would still make
     converged: bool = False
 
 
@@ -96,10 +105,10 @@ def minimise(
     """
     search = _Search(linearise, x, prior, active, damping, tolerance)
     if max_cycles == 0:
-        yield search.state
+        yield search.result()
     for _ in range(max_cycles):
         search.cycle()
-        yield search.state
+        yield search.result()
         if search.state.converged:
             return
 
@@ -138,6 +147,10 @@ class _Search:
                 self.refresh()
         self.state = replace(self.state, shift=torch.zeros_like(self.state.x), converged=True)
 
+    def result(self) -> Step:
+        """The present state, with what remains to be shifted by the Jacobian at hand."""
+        return replace(self.state, remaining=self._shift(_SMALLEST_DAMPING)[0])
+
     def refresh(self) -> None:
         """Make the Jacobian that of the present x."""
         state = self.state
@@ -152,17 +165,19 @@ class _Search:
         j = state.linearisation.jacobian
         gradient = j.T @ state.linearisation.residuals
         gradient = gradient + (state.x - prior.centre) * prior.sigma**-2
+        gradient = gradient + state.restrained.jacobian.T @ state.restrained.residuals
         shift = _solve(state.normal_matrix, gradient, damping, self.active)
         shift = shift - prior.directions.T @ (prior.directions @ shift)
         return shift, float(-shift @ (2.0 * gradient + state.normal_matrix @ shift))
 
     def _at(self, x: Tensor, at: Linearisation, fresh: bool, damping: float, shift: Tensor) -> Step:
         chi_squared = float((at.residuals**2).sum())
-        objective = chi_squared + self.prior.chi_squared(x)
+        held = self.prior.restrained(x)
+        objective = chi_squared + self.prior.chi_squared(x) + float((held.residuals**2).sum())
         if not objective < float("inf"):
             objective = float("inf")
-        matrix = normal_matrix(at, self.prior)
-        return Step(x, at, fresh, chi_squared, objective, damping, shift, matrix)
+        matrix = normal_matrix(at, self.prior) + held.jacobian.T @ held.jacobian
+        return Step(x, at, fresh, chi_squared, objective, damping, shift, matrix, held)
 
 
 def _solve(matrix: Tensor, gradient: Tensor, damping: float, active: Tensor) -> Tensor:
@@ -177,8 +192,8 @@ def _solve(matrix: Tensor, gradient: Tensor, damping: float, active: Tensor) -> 
     return shift
 
 
-def covariance(matrix: Tensor, active: Tensor, variance: float = 1.0) -> Tensor:
-    """Inverse of a normal matrix (P, P) over the active parameters times `variance`, zero elsewhere.
+def covariance(matrix: Tensor, active: Tensor) -> Tensor:
+    """Inverse of a normal matrix (P, P) over the active parameters, zero elsewhere.
 
     Directions without information (zero or negative eigenvalues of the scaled matrix) get no variance
     of their own.
@@ -188,5 +203,36 @@ def covariance(matrix: Tensor, active: Tensor, variance: float = 1.0) -> Tensor:
     scale = torch.diagonal(a).clamp(min=1e-300).rsqrt()
     inverse = torch.linalg.pinv(a * scale[:, None] * scale[None, :], hermitian=True, rtol=1e-13)
     result = torch.zeros_like(matrix)
-    result[index[:, None], index[None, :]] = variance * inverse * scale[:, None] * scale[None, :]
+    result[index[:, None], index[None, :]] = inverse * scale[:, None] * scale[None, :]
     return result
+
+
+def sandwich(inverse: Tensor, residuals: Tensor, jacobian: Tensor, share: Tensor, prior: Tensor) -> Tensor:
+    """Covariance (P, P) of the parameters from the residuals themselves, whatever their weights.
+
+        C = N^-1 (sum_m r_m^2 / (s_m (1 - h_m)) j_m j_m^T + prior) N^-1
+
+    with N^-1 = `inverse`, the leverage h_m = j_m^T N^-1 j_m / s_m and the normal matrix of the prior
+    (MacKinnon & White, 1985, HC2). For residuals of variance 1 it is N^-1; where those of the observations
+    that decide a parameter are larger, so is its variance.
+
+    Args:
+        share: s (M,); 1 / n of rows that list one measurement n times, which are no n measurements.
+    """
+    spread = jacobian @ inverse
+    share = share.clamp(min=1e-6)
+    leverage = ((spread * jacobian).sum(1) / share).clamp(max=0.9)
+    size = residuals / (share * (1.0 - leverage)).sqrt()
+    scores = size[:, None] * spread
+    return scores.T @ scores + inverse @ prior @ inverse
+
+
+def no_smaller(covariance: Tensor, least: Tensor) -> Tensor:
+    """`covariance` (P, P) with no variance below that of `least`; its correlations stay.
+
+    Few residuals may happen to be small where they decide a parameter.
+    """
+    variance = torch.diagonal(covariance)
+    ratio = torch.diagonal(least) / variance.clamp(min=1e-300)
+    factor = torch.where(variance > 0.0, ratio, 1.0).clamp(min=1.0).sqrt()
+    return covariance * factor[:, None] * factor[None, :]

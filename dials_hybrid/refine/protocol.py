@@ -3,11 +3,13 @@
     scan         plates, wedges and normal distributions of thickness; nothing is refined
     orientation  tilts, mosaic spread, thickness and scale; the structure waits
     joint        everything together
-    neural       the network takes over the thickness distribution; everything together
+    thickness    another model takes over the thickness distribution; everything together
     final        the last cycles in double precision, and the covariance matrix
+    hand         of a chiral structure: the other hand, to see which one the data prefer
 
 Each stage starts from the numbers in `State` alone, so that a run resumed from a checkpoint ends
-where an uninterrupted one does.
+where an uninterrupted one does. There is no checkpoint after the last stage: a finished run that is
+resumed repeats it.
 """
 
 from __future__ import annotations
@@ -21,14 +23,18 @@ import torch
 from dials_hybrid.data import Dataset
 from dials_hybrid.model.hybrid import BLOCKS, Hybrid
 from dials_hybrid.model.simulation import Progress, silent
+from dials_hybrid.refine.absolute_structure import Hands, compare, is_chiral, other_hand
 from dials_hybrid.refine.build import Builder
+from dials_hybrid.refine.error_model import ErrorModel
 from dials_hybrid.refine.joint_fit import Cycle, Fit, JointFit
 from dials_hybrid.refine.state import STAGES, Inputs, Settings, State
-from dials_hybrid.refine.target import Target
+from dials_hybrid.refine.target import Target, Weighting
+from dials_hybrid.refine.thickness_choice import Candidate
 from dials_hybrid.refine.thickness_scan import ThicknessScan, scan_thickness
+from dials_hybrid.refine.thickness_stage import change_model, starts
 
 _BLOCKS = {"orientation": ("orientation", "thickness", "scale")}
-_CYCLES = {"orientation": 4, "final": 2}
+_CYCLES = {"orientation": 4, "final": 2, "hand": 5}
 _TOLERANCE = {"final": 0.05}  # times that of the other stages
 
 
@@ -39,6 +45,7 @@ class Outcome:
     state: State
     hybrid: Hybrid
     fit: Fit
+    hands: Hands | None = None  # of a chiral structure, where wanted
 
 
 class Protocol:
@@ -50,7 +57,8 @@ class Protocol:
         on_stage: called with the name of a stage as it starts.
         on_model: called once with the model, before anything is refined.
         on_cycle: called after each cycle.
-        on_checkpoint: called with the state after each stage.
+        on_comparison: called with the thickness models that were compared.
+        on_checkpoint: called with the state after each stage but the last.
         progress: wraps long loops, to show them.
     """
 
@@ -62,6 +70,7 @@ class Protocol:
         on_stage: Callable[[str], None] = lambda stage: None,
         on_model: Callable[[Hybrid], None] = lambda hybrid: None,
         on_cycle: Callable[[Cycle], None] = lambda cycle: None,
+        on_comparison: Callable[[list[Candidate]], None] = lambda candidates: None,
         on_checkpoint: Callable[[State], None] = lambda state: None,
         progress: Progress = silent,
     ):
@@ -71,6 +80,7 @@ class Protocol:
         self.on_stage = on_stage
         self.on_model = on_model
         self.on_cycle = on_cycle
+        self.on_comparison = on_comparison
         self.on_checkpoint = on_checkpoint
 
     def run(self, state: State | None = None) -> Outcome:
@@ -79,39 +89,61 @@ class Protocol:
             self.on_stage("scan")
             state = self._scan()
             self.on_checkpoint(state)
+        fit = None
         dataset = self.build.dataset(state.grid[0], self.settings.mosaic_points)
         hybrid = self.build.hybrid(dataset, state)
         self.on_model(hybrid)
-        if state.vector is None:
-            self._joint_fit(hybrid).set_scale()
-        fit = None
-        for stage in self._remaining(state.stage):
+        for stage in STAGES[STAGES.index(state.stage) + 1 :]:
+            if stage == "thickness" and not self._changes_model:
+                continue
             self.on_stage(stage)
-            if stage == "neural":
-                hybrid, state = self._hand_over_to_network(hybrid, state)
-            fit, cycles = self._refine(hybrid, stage)
+            if stage == "orientation":
+                hybrid, state, fit, cycles = self._orientation(hybrid, state)
+            elif stage == "thickness":
+                before = hybrid
+                hybrid, state, candidates = change_model(
+                    self.build, self._joint_fit, hybrid, state, self.settings.thickness_model
+                )
+                self.on_comparison(candidates)
+                fit, cycles = (fit, []) if hybrid is before else self._refine(hybrid, stage)
+            else:
+                fit, cycles = self._refine(hybrid, stage)
             state = replace(
                 state,
                 stage=stage,
                 vector=hybrid.vector().tolist(),
                 history=[*state.history, *cycles],
             )
-            self.on_checkpoint(state)
-        if fit is None:
-            fit, _ = self._refine(hybrid, "final", max_cycles=0)
-        return Outcome(state, hybrid, fit)
+            if stage != STAGES[-1]:
+                self.on_checkpoint(state)
+        return Outcome(state, hybrid, fit, self._compare_hands(hybrid, state, fit))
 
-    def _remaining(self, done: str) -> list[str]:
-        neural = self.settings.thickness_model == "neural"
-        later = STAGES[STAGES.index(done) + 1 :]
-        return [stage for stage in later if neural or stage != "neural"]
+    def _compare_hands(self, hybrid: Hybrid, state: State, fit: Fit) -> Hands | None:
+        """Refine the other hand from where the given one ended."""
+        if not (self.settings.absolute_structure and is_chiral(self.inputs.atoms)):
+            return None
+        self.on_stage("hand")
+        other = Protocol(other_hand(self.inputs), self.settings, on_cycle=self.on_cycle)
+        other_fit, _ = other._refine(other.build.hybrid(hybrid.dataset, state), "hand")
+        intensities = fit.evaluation.intensity, other_fit.evaluation.intensity
+        return compare(hybrid.dataset.observations, *intensities)
+
+    @property
+    def _changes_model(self) -> bool:
+        return self.settings.thickness_model in ("auto", "histogram", "neural")
 
     def _joint_fit(self, hybrid: Hybrid) -> JointFit:
         settings = self.settings
-        return JointFit(hybrid, settings.instability, settings.outlier_cutoff, self.inputs.origin_shifts)
+        numbers = {"gain": settings.gain, "instability": settings.instability, "floor": settings.floor}
+        fixed = {name: value for name, value in numbers.items() if value is not None}
+        weighting, inputs = Weighting(fixed, settings.outlier_cutoff), self.inputs
+        restraints = inputs.restraints and inputs.restraints.to(settings.device)
+        return JointFit(hybrid, weighting, inputs.origin_shifts, restraints)
 
-    def _refine(self, hybrid: Hybrid, stage: str, max_cycles: int | None = None) -> tuple[Fit, list[Cycle]]:
+    def _refine(self, hybrid: Hybrid, stage: str) -> tuple[Fit, list[Cycle]]:
+        # Single precision leaves 1e-4 in derivatives, so in s.u.s and in the pace of convergence only.
         hybrid.dtype = torch.float64 if stage == "final" else torch.float32
+        hybrid.derivative_dtype = torch.float32
         hybrid.update_beams()
         cycles: list[Cycle] = []
 
@@ -119,32 +151,23 @@ class Protocol:
             cycles.append(cycle)
             self.on_cycle(cycle)
 
-        if max_cycles is None:
-            max_cycles = min(_CYCLES.get(stage, math.inf), self.settings.max_cycles)
         fit = self._joint_fit(hybrid).refine(
             _BLOCKS.get(stage, BLOCKS),
             stage=stage,
-            max_cycles=max_cycles,
+            max_cycles=min(_CYCLES.get(stage, math.inf), self.settings.max_cycles),
             tolerance=self.settings.tolerance * _TOLERANCE.get(stage, 1.0),
             on_cycle=on_cycle,
         )
         return fit, cycles
 
-    def _hand_over_to_network(self, hybrid: Hybrid, state: State) -> tuple[Hybrid, State]:
-        """Put the network in place of the model refined so far, which becomes its p_0(t)."""
-        start = [model(hybrid.conditions[0]).detach().tolist() for model in hybrid.thickness]
-        blocks = hybrid.slices()
-        before = hybrid.vector()
-        blank = replace(state, thickness_model="neural", thickness_start=start, vector=None)
-        network = self.build.hybrid(hybrid.dataset, blank)
-        x = network.vector()
-        for name, part in network.slices().items():
-            if name != "thickness":
-                x[part] = before[blocks[name]]
-        state = replace(blank, vector=x.tolist())
-        network.load_vector(x)
-        self._joint_fit(network).refine_without_propagation(stage="neural", max_cycles=30, tolerance=1e-4)
-        return network, state
+    def _orientation(self, hybrid: Hybrid, state: State) -> tuple[Hybrid, State, Fit, list[Cycle]]:
+        """The stage from each promising thickness; what fits best goes on."""
+        sums = self._joint_fit(hybrid).set_scale()
+        results = [
+            (model, start, *self._refine(model, "orientation"))
+            for model, start in starts(self.build, self._joint_fit, hybrid, sums, state)
+        ]
+        return max(results, key=lambda result: result[2].log_likelihood)
 
     def _scan(self) -> State:
         """Scan up to 2000 A, or twice as far when the data ask for more."""
@@ -157,7 +180,7 @@ class Protocol:
         if maximum is None:
             maximum = min(limit, 50.0 * math.ceil(1.6 * scan.best["wedge"][0] / 50.0))
         name = self.settings.thickness_model
-        name = "normal" if name == "neural" else name
+        name = "normal" if self._changes_model else name
         return State(
             stage="scan",
             scan=scan,
@@ -175,5 +198,5 @@ class Protocol:
             thickness_start=[[maximum / 2.0]] * dataset.steps.n_crystals,
         )
         hybrid = self.build.hybrid(dataset, blank, mosaic=False)
-        target = Target.of(dataset.observations, self.settings.instability)
+        target = Target.of(dataset.observations, ErrorModel())
         return scan_thickness(hybrid.evaluate().sums.intensity, hybrid.grid, target)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
-from dials_hybrid.data import AtomicModel
+from dials_hybrid.data import AtomicModel, Restraints
+from dials_hybrid.model.thickness import PARAMETRIC
 from dials_hybrid.refine.joint_fit import Cycle
+from dials_hybrid.refine.thickness_choice import Candidate
 from dials_hybrid.refine.thickness_scan import ThicknessScan
 from dials_hybrid.rocking.measurement import Measurement
 
-STAGES = ("scan", "orientation", "joint", "neural", "final")
+STAGES = ("scan", "orientation", "joint", "thickness", "final")
+MODELS = (*PARAMETRIC, "histogram", "neural")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Inputs:
     jacobian: Tensor  # (P, 11 n), see `model.crystal.Crystal`
     names: tuple[str, ...]
     origin_shifts: Tensor  # (D, P) directions that no intensity determines
+    restraints: Restraints | None = None
 
 
 @dataclass(frozen=True)
@@ -39,19 +44,27 @@ class Settings:
     tilt_nodes: int
     tilt_restraint: float
     scale_nodes: int
-    thickness_model: str
+    thickness_model: str  # auto, or the name of a model
     thickness_maximum: float | None  # None: from the scan
     network_hidden: int
     network_terms: int
     network_prior: float
-    instability: float
+    gain: float | None  # None: refined, as the next two
+    instability: float | None
+    floor: float | None
     outlier_cutoff: float | None
     free_fraction: float
     max_cycles: int
     tolerance: float
     seed: int
     nproc: int
+    memory: float  # [GiB] that a cycle of least squares may hold
     device: str
+    frame_tilt_restraint: float | None = None  # None: virtual frames have the smooth tilt alone
+    frame_scale_restraint: float | None = None  # None: virtual frames have the smooth scale alone
+    weak_sg_max: float = 0.0  # [1/A]; beams beyond sg_max act up to here by perturbation
+    absorption: float = 0.0  # factor on the absorptive potential; 0: none
+    absolute_structure: bool = False  # whether both hands of a chiral structure are refined
 
 
 @dataclass(frozen=True)
@@ -62,9 +75,10 @@ class State:
     scan: ThicknessScan | None
     grid: tuple[float, int]  # maximum [A] and number of nodes of the thickness grid
     thickness_model: str  # the one whose parameters are in `vector`
-    thickness_start: list[list[float]]  # of each crystal: its first numbers, or p_0(t) at the nodes
+    thickness_start: list[list[float]]  # of each crystal: the first numbers of the model, or of its p_0(t)
     vector: list[float] | None = None  # None before the first refinement
     history: list[Cycle] = field(default_factory=list)
+    comparison: list[Candidate] = field(default_factory=list)  # of thickness models, if made
 
     def as_dict(self) -> dict:
         """Plain numbers, strings, lists and dictionaries."""
@@ -88,10 +102,13 @@ class State:
                 thickness_start=[[float(value) for value in start] for start in content["thickness_start"]],
                 vector=None if vector is None else [float(value) for value in vector],
                 history=[_cycle(item) for item in content["history"]],
+                comparison=[Candidate(**item) for item in content["comparison"]],
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError("the checkpoint is damaged") from error
-        if state.stage not in STAGES or not all(map(math.isfinite, state.vector or [])):
+        numbers = [*state.grid, *(state.vector or []), *itertools.chain(*state.thickness_start)]
+        known = state.stage in STAGES and state.thickness_model in MODELS
+        if not (known and all(map(math.isfinite, numbers)) and min(state.grid) > 0):
             raise ValueError("the checkpoint is damaged")
         return state
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from tabulate import tabulate
-
 CYCLE_HEADER = (
     "cycle   R1_obs   R1_all       wR  R1_free      GoF  thickness  shift/s.u.\n"
     "             %        %        %        %                   A     largest"
@@ -26,26 +24,66 @@ def input_table(n_rows: int, n_used: int, rejected: Mapping[str, int]) -> str:
     """What became of the rows of the reflection table."""
     rows = [["rows in the reflection table", n_rows]]
     rows += [[f"left out: {reason}", count] for reason, count in rejected.items()]
-    return _table([*rows, ["observations", n_used]])
+    return table([*rows, ["observations", n_used]])
+
+
+def restraint_table(restraints: Sequence[Mapping], longest: int = 20) -> str:
+    """How many restraints there are of each kind, and those that are kept worst."""
+    kinds: dict[str, list[float]] = {}
+    for each in restraints:
+        kinds.setdefault(each["kind"], []).append(each["in_sigmas"])
+    rows = [
+        [kind, len(off), (sum(x * x for x in off) / len(off)) ** 0.5, max(map(abs, off))]
+        for kind, off in kinds.items()
+    ]
+    worst = sorted(restraints, key=lambda each: -abs(each["in_sigmas"]))[:longest]
+    listing = [
+        [each["kind"], " ".join(each["labels"]), each["value"], each["target"], each["in_sigmas"]]
+        for each in worst
+    ]
+    summary = table(rows, ["restraints", "number", "rms / s.u.", "largest / s.u."], ".2f")
+    headers = ["kept worst", "atoms", "value", "target", "off / s.u."]
+    return summary + "\n\n" + table(listing, headers, ".4f")
 
 
 def scan_table(best: Mapping[str, Sequence[float]], chi_squared: Mapping[str, float]) -> str:
     """The best of each simple thickness model."""
-    meaning = {"flat": "one thickness", "wedge": "0 to", "normal": "normal, mean and width"}
+    meaning = {
+        "flat": "one thickness",
+        "wedge": "0 to",
+        "normal": "normal, mean and width",
+        "gamma": "gamma, mean and width",
+    }
     lowest = min(chi_squared.values())
     rows = [
         [meaning[name], ", ".join(f"{value:.0f}" for value in best[name]), chi_squared[name] / lowest]
         for name in best
     ]
-    return _table(rows, ["thickness", "A", "chi^2 / lowest"], floatfmt=".3f")
+    return table(rows, ["thickness", "A", "chi^2 / lowest"], floatfmt=".3f")
+
+
+def comparison_table(candidates: Sequence[Mapping]) -> str:
+    """Thickness models by cross-validation; each has the items of `refine.thickness_choice.Candidate`."""
+    rows = [
+        [
+            c["model"],
+            f"{c['n_parameters']:.1f}",
+            f"{100.0 * c['r1_obs']:.2f}",
+            f"{c['behind']:.1f}",
+            f"{c['standard_error']:.1f}",
+            "chosen" if c["chosen"] else "",
+        ]
+        for c in candidates
+    ]
+    headers = ["thickness", "parameters", "R1_obs %", "behind in ln L", "s.e.", ""]
+    return "Cross-validation of thickness and scale\n" + table(rows, headers)
 
 
 def parameter_table(rows: Iterable[tuple[str, float, float]]) -> str:
     """Name, value and standard uncertainty of refined parameters."""
-    return _table(
+    return table(
         [[name, f"{value:.6f}", f"{uncertainty:.6f}"] for name, value, uncertainty in rows],
         ["parameter", "value", "s.u."],
-        disable_numparse=True,
     )
 
 
@@ -63,15 +101,48 @@ def summary_table(summary: Mapping) -> str:
     for name, (key, count) in percent.items():
         of = f"{summary[count]} reflections" if count else ""
         rows.append([name, f"{100.0 * summary[key]:.2f} %", of])
-    rows.append(["goodness of fit", f"{summary['goodness_of_fit']:.2f}", ""])
+    errors = summary["error_model"]
+    percent_of_f = 100.0 * errors["instability"]
+    error_model = f"gain {errors['gain']:.2f}, {percent_of_f:.1f} % of F, floor {errors['floor']:.1f}"
+    rows.append(["goodness of fit", f"{summary['goodness_of_fit']:.2f}", error_model])
+    rows.append(["by sigmas of the table", f"{summary['goodness_of_input_sigmas']:.2f}", ""])
+    rows.append(["outliers", len(summary["outliers"]), "robust weight below 0.25"])
     rows.append(["parameters", summary["n_parameters"], ""])
     rows.append(["of them effective", f"{summary['n_parameters_effective']:.1f}", ""])
     rows.append(["mean thickness", f"{summary['thickness_mean']:.0f} A", summary["thickness_model"]])
     for spread in summary["mosaic_spread"] or []:
         rows.append(["mosaic spread", f"{spread:.3f} degree", ""])
     rows.append(["time", f"{summary['seconds']['total']:.0f} s", ""])
-    return _table(rows, disable_numparse=True)
+    return table(rows)
 
 
-def _table(rows, headers=(), **options) -> str:
-    return tabulate(rows, headers, tablefmt="psql", **options)
+def difference_table(difference: Mapping) -> str:
+    """Peaks and holes of the difference map, as `io.difference_map.DifferenceMap.summary` gives them."""
+    rows = [
+        [
+            f"{peak['height']:.3f}",
+            *(f"{x:.4f}" for x in peak["site"]),
+            peak["atom"],
+            f"{peak['distance']:.2f}",
+        ]
+        for peak in difference["peaks"][:5] + difference["holes"][:5]
+    ]
+    title = f"Difference potential, r.m.s. {difference['rms']:.3f} {difference['unit']}\n"
+    headers = [difference["unit"], "x", "y", "z", "nearest", "A"]
+    return title + table(rows, headers)
+
+
+def table(rows, headers=(), floatfmt: str = "g") -> str:
+    """Columns in a frame: numbers on the right, words on the left."""
+    lines = [list(headers)] if headers else []
+    lines += [[f"{cell:{floatfmt}}" if type(cell) is float else str(cell) for cell in row] for row in rows]
+    numbers = [all(isinstance(cell, (int, float)) for cell in column) for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "| " + " | ".join(cell.rjust(w) if number else cell.ljust(w) for cell, w, number in cells) + " |"
+        for cells in (zip(line, widths, numbers, strict=True) for line in lines)
+    ]
+    rule = "-+-".join("-" * width for width in widths)
+    if headers:
+        text.insert(1, f"|-{rule}-|")
+    return "\n".join([f"+-{rule}-+", *text, f"+-{rule}-+"])

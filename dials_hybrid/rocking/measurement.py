@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dials_hybrid.data import Dataset, Observations, RockingSteps
+from dials_hybrid.rocking.frames import VirtualFrames
 from dials_hybrid.rocking.mosaic import mosaic_deviates
 from dials_hybrid.rocking.sweep import Sweep
 
@@ -26,16 +27,22 @@ class Reflections:
     angle: np.ndarray  # (M,) scan angle of the centre [degree]
     half_width: np.ndarray  # (M,) half of the range of scan angle integrated over [degree]
     row: np.ndarray  # (M,) int, row of the source table
+    frame: np.ndarray  # (M,) int, virtual frame of the run; -1 in a sweep
+    share: np.ndarray  # (M,) 1 / (number of rows that list this measurement, see `frames.shares`)
 
     def __len__(self) -> int:
         return len(self.intensity)
+
+    def select(self, rows: np.ndarray) -> Reflections:
+        """Those of a mask or of indices."""
+        return Reflections(**{item.name: getattr(self, item.name)[rows] for item in fields(self)})
 
 
 @dataclass(frozen=True)
 class Measurement:
     """Runs and their reflections, and what was left out and why."""
 
-    runs: tuple[Sweep, ...]
+    runs: tuple[Sweep | VirtualFrames, ...]
     reflections: Reflections
     wavelength: float  # [A]
     n_rows: int  # rows of the source table
@@ -46,6 +53,12 @@ class Measurement:
         """Scan angle of the longest run [degree]."""
         return max(run.range for run in self.runs)
 
+    def comparable(self, run: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """hkl, and intensities and sigmas corrected by the Lorentz factor, of the reflections of a run."""
+        own = self.reflections.select(self.reflections.run == run)
+        lever = self.runs[run].lever(own)
+        return own.hkl, own.intensity * lever, own.sigma * lever
+
     def dataset(self, step: float, mosaic_points: int) -> Dataset:
         """Runs cut into rocking steps of at most `step` degrees."""
         reflections = self.reflections
@@ -55,7 +68,7 @@ class Measurement:
         start = 0
         for index, (run, cut) in enumerate(zip(self.runs, cuts, strict=True)):
             own = reflections.run == index
-            low, high = run.windows(cut, reflections.angle[own], reflections.half_width[own])
+            low, high = run.windows(cut, reflections.select(own))
             first[own], last[own] = start + low, start + high
             start += len(cut)
         steps = RockingSteps(
@@ -63,6 +76,7 @@ class Measurement:
             weight=_tensor(np.concatenate([cut.weight for cut in cuts])),
             angle=_tensor(np.concatenate([cut.angle for cut in cuts])),
             crystal=torch.as_tensor(np.repeat(np.arange(len(cuts)), [len(cut) for cut in cuts])),
+            frame=torch.as_tensor(np.concatenate([cut.frame for cut in cuts])),
             mosaic=torch.cat([mosaic_deviates(len(cut), mosaic_points) for cut in cuts]),
             beam=_tensor(np.stack([run.beam for run in self.runs])),
             rotation_axis=_tensor(np.stack([run.rotation_axis for run in self.runs])),
@@ -76,9 +90,33 @@ class Measurement:
             crystal=torch.as_tensor(reflections.run),
             angle=_tensor(reflections.angle),
             row=torch.as_tensor(reflections.row),
+            frame=torch.as_tensor(reflections.frame),
+            share=_tensor(reflections.share),
             free=torch.zeros(len(reflections), dtype=torch.bool),
         )
         return Dataset(steps, observations, self.wavelength, self.n_rows, dict(self.rejected))
+
+
+def joined(measurements: list[Measurement]) -> Measurement:
+    """Several measurements as one: a run stays a run, and its rows those of its own source."""
+    runs = [run for measurement in measurements for run in measurement.runs]
+    columns = {item.name: [] for item in fields(Reflections)}
+    rejected: dict[str, int] = {}
+    before = 0
+    for measurement in measurements:
+        own = measurement.reflections
+        for name, parts in columns.items():
+            parts.append(getattr(own, name) + (before if name == "run" else 0))
+        for reason, n in measurement.rejected.items():
+            rejected[reason] = rejected.get(reason, 0) + n
+        before += len(measurement.runs)
+    return Measurement(
+        runs=tuple(runs),
+        reflections=Reflections(**{name: np.concatenate(parts) for name, parts in columns.items()}),
+        wavelength=float(np.mean([measurement.wavelength for measurement in measurements])),
+        n_rows=sum(measurement.n_rows for measurement in measurements),
+        rejected=rejected,
+    )
 
 
 def _tensor(array: np.ndarray) -> Tensor:

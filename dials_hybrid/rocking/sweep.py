@@ -16,6 +16,7 @@ class Cut:
     basis: np.ndarray  # (K, 3, 3) reciprocal basis [1/A]
     angle: np.ndarray  # (K,) scan angle [degree]
     weight: np.ndarray  # (K,) quadrature weight [degree]
+    frame: np.ndarray  # (K,) int, virtual frame of the run; -1 in a sweep
 
     def __len__(self) -> int:
         return len(self.angle)
@@ -55,15 +56,22 @@ class Sweep:
         """Scan angle [degree] at array index z."""
         return self.phi_0 + self.width * z
 
+    def lever(self, reflections) -> np.ndarray:
+        """|d S_g / d angle| (M,) [1/A/radian]: what the integrated intensity is the smaller for."""
+        basis = self.basis((reflections.angle - self.phi_0) / self.width)
+        r = np.einsum("mij,mj->mi", basis, reflections.hkl.astype(float))
+        return np.abs(r @ np.cross(self.beam, self.rotation_axis))
+
     def cut(self, step: float) -> Cut:
         """Equal steps of at most `step` degrees, taken at their midpoints."""
         n = math.ceil(self.range / step)
         edges = np.linspace(self.z[0], self.z[-1], n + 1)
         z = 0.5 * (edges[1:] + edges[:-1])
-        return Cut(self.basis(z), self.angle(z), np.full(n, self.range / n))
+        return Cut(self.basis(z), self.angle(z), np.full(n, self.range / n), np.full(n, -1))
 
-    def windows(self, cut: Cut, angle: np.ndarray, half_width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First step and the one behind the last (M,) within `half_width` of `angle` (M,) [degree]."""
+    def windows(self, cut: Cut, reflections) -> tuple[np.ndarray, np.ndarray]:
+        """First step and the one behind the last (M,) within the rocking curve of each reflection."""
+        angle, half_width = reflections.angle, reflections.half_width
         rising = cut.angle if self.width > 0 else cut.angle[::-1]
         low = np.searchsorted(rising, angle - half_width)
         high = np.searchsorted(rising, angle + half_width)

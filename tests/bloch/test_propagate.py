@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -19,7 +20,11 @@ from synthetic import (
     turned,
 )
 
-from dials_hybrid.bloch import propagate
+from dials_hybrid.bloch.absorption import (
+    absorption_scale,
+    absorptive_structure_factor_derivatives,
+    absorptive_structure_factors,
+)
 from dials_hybrid.bloch.beams import cut_segments, reflections_within
 from dials_hybrid.bloch.geometry import excitation_errors, rotation_matrix, tilt_axes
 from dials_hybrid.bloch.matrix import DifferenceTable, symmetrisation
@@ -28,7 +33,7 @@ from dials_hybrid.bloch.propagate import (
     SegmentTask,
     segment_derivatives,
     segment_intensities,
-    structure_matrices,
+    structure_matrix,
 )
 from dials_hybrid.bloch.scattering import (
     potential_scale,
@@ -89,9 +94,9 @@ class Scene:
         potential = self.potential() if potential is None else potential
         return segment_intensities(self.task, basis, BEAM, potential, THICKNESS, K).intensity
 
-    def derivatives(self):
+    def derivatives(self, workspace=2**22):
         return segment_derivatives(
-            self.task, self.basis, BEAM, self.axes, self.potential(), THICKNESS, self.p, K
+            self.task, self.basis, BEAM, self.axes, self.potential(), THICKNESS, self.p, K, workspace
         )
 
 
@@ -101,16 +106,19 @@ def scene(request):
 
 
 def test_diagonal_holds_the_excitation_errors_of_each_step(scene):
-    a, r, m = structure_matrices(scene.task, scene.basis, BEAM, scene.potential().u, K)
-    torch.testing.assert_close(m, symmetrisation(r[STEPS // 2], BEAM, K), rtol=1e-15, atol=0)
+    a, diagonal, r = structure_matrix(scene.task, scene.basis, BEAM, scene.potential(), K)
+    m = symmetrisation(r[STEPS // 2], BEAM, K)
+    torch.testing.assert_close(scene.task.symmetrisation, m, rtol=1e-15, atol=0)
     expected = 2 * K * m**2 * excitation_errors(r, BEAM, K)
-    torch.testing.assert_close(torch.diagonal(a, dim1=1, dim2=2).real, expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(diagonal, expected, rtol=0, atol=1e-13)
     assert (a - a.mH).abs().max() < 1e-15
+    assert not torch.diagonal(a).any()
 
 
 def test_sums_are_those_of_a_plain_loop(scene):
     task = scene.task
-    a, _, _ = structure_matrices(task, scene.basis, BEAM, scene.potential().u, K)
+    a, diagonal, _ = structure_matrix(task, scene.basis, BEAM, scene.potential(), K)
+    a = a + torch.diag_embed(diagonal)
     expected = torch.zeros(4, 3, dtype=torch.float64)
     for k in range(STEPS):
         for j, t in enumerate(THICKNESS):
@@ -143,10 +151,8 @@ def test_derivatives_by_tilt_of_each_step(scene):
 
 
 @pytest.mark.parametrize("workspace", [1, 2**12, 2**24])
-def test_chunks_change_nothing(scene, monkeypatch, workspace):
-    whole = scene.derivatives()
-    monkeypatch.setattr(propagate, "_WORKSPACE", workspace)
-    parts = scene.derivatives()
+def test_chunks_change_nothing(scene, workspace):
+    whole, parts = scene.derivatives(), scene.derivatives(workspace)
     for name in ("intensity", "by_structure", "by_tilt"):
         one, other = getattr(whole, name), getattr(parts, name)
         torch.testing.assert_close(one, other, rtol=0, atol=1e-13 * float(one.abs().max()))
@@ -155,6 +161,37 @@ def test_chunks_change_nothing(scene, monkeypatch, workspace):
 def test_structure_derivatives_may_be_left_out(scene):
     potential = Potential(scene.potential().u)
     derivatives = partial(segment_derivatives, scene.task, scene.basis, BEAM, scene.axes)
-    found = derivatives(potential, THICKNESS, scene.p, K)
+    found = derivatives(potential, THICKNESS, scene.p, K, 2**22)
     assert found.by_structure is None
     torch.testing.assert_close(found.by_tilt, scene.derivatives().by_tilt)
+
+
+def test_derivatives_with_absorption(scene):
+    def potential(shifts=None):
+        elastic = scene.potential(shifts)
+        parameters = scene.atoms.parameters
+        if shifts is not None:
+            parameters = parameters + (scene.jacobian.T @ shifts).reshape(-1, 11)
+        origin = torch.zeros(1, 3, dtype=torch.long)
+        hkl = torch.cat([origin, scene.table.hkl])
+        scale = 20.0 * absorption_scale(scene.atoms.cell, WAVELENGTH)  # so that it matters
+        loss = scale * absorptive_structure_factors(scene.atoms, hkl, parameters)
+        made = Potential(elastic.u + 1j * loss[1:], absorption=float(loss[0].real))
+        if shifts is not None:
+            return made
+        d_loss = scale * absorptive_structure_factor_derivatives(scene.atoms, hkl, scene.jacobian)
+        return replace(
+            made,
+            derivatives=elastic.derivatives + 1j * d_loss[:, 1:],
+            absorption_derivatives=d_loss[:, 0].real,
+        )
+
+    def average(shifts):
+        return (scene.p * scene.sums(potential=potential(shifts))).sum(1)
+
+    rest = scene.basis, BEAM, scene.axes, potential(), THICKNESS, scene.p, K, 2**20
+    found = segment_derivatives(scene.task, *rest)
+    x = torch.zeros(len(scene.jacobian), dtype=torch.float64)
+    assert largest_error(found.by_structure, central_differences(average, x, 1e-4)) < 1e-7
+    elastic = (scene.p * scene.sums()).sum(1)
+    assert (average(x) / elastic - 1.0).abs().min() > 0.003

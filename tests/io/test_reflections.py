@@ -15,7 +15,6 @@ from dials_hybrid.io.experiments import read_sweep
 from dials_hybrid.io.reflections import (
     combine_tables,
     intensities,
-    lorentz_corrected,
     output_table,
     read_reflections,
 )
@@ -297,13 +296,6 @@ def test_one_table_stays_as_it_is(table):
 def test_no_reflections_are_refused(tables):
     with pytest.raises(ValueError, match="no reflections"):
         combine_tables(tables)
-
-
-def test_lorentz_factors_are_those_of_the_table(table):
-    row = np.array([5, 100])
-    np.testing.assert_array_equal(lorentz_corrected(table, row), [table["lp"][5], table["lp"][100]])
-    del table["lp"]
-    np.testing.assert_array_equal(lorentz_corrected(table, row), [1.0, 1.0])
 
 
 def test_output_has_the_input_rows_and_the_calculated_intensities(table):

@@ -14,20 +14,17 @@ from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.orientation import Orientation
 from dials_hybrid.model.scale import Scale
 from dials_hybrid.model.simulation import BeamPolicy
-from dials_hybrid.model.thickness import Flat, Neural, Normal, ThicknessGrid, Wedge
+from dials_hybrid.model.thickness import Flat, Gamma, Normal, Wedge
+from dials_hybrid.model.thickness_grid import ThicknessGrid
+from dials_hybrid.model.thickness_network import Histogram, Neural
 
 THICKNESS_MODELS = {
     "flat": lambda grid: Flat(grid, 210.0),
     "wedge": lambda grid: Wedge(grid, 390.0),
     "normal": lambda grid: Normal(grid, mean=200.0, width=120.0),
-    "neural": lambda grid: Neural(
-        grid,
-        Normal(grid, mean=200.0, width=120.0)(torch.zeros(4)).detach(),
-        hidden=3,
-        terms=2,
-        strength=1.0,
-        seed=0,
-    ),
+    "gamma": lambda grid: Gamma(grid, mean=220.0, width=130.0),
+    "histogram": lambda grid: Histogram(grid, 200.0, 120.0, terms=6, strength=1.0, thin=60.0),
+    "neural": lambda grid: Neural(grid, 200.0, 120.0, hidden=3, terms=2, strength=1.0, thin=60.0, seed=0),
 }
 
 

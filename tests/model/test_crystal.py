@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from synthetic import WAVELENGTH, central_differences, largest_error, quartz, triclinic
+from synthetic import WAVELENGTH, central_differences, double, largest_error, quartz, triclinic
 
+from dials_hybrid.bloch.absorption import absorption_scale, absorptive_structure_factors
 from dials_hybrid.bloch.beams import reflections_within
 from dials_hybrid.bloch.electron import relativistic_factor
 from dials_hybrid.bloch.scattering import cell_volume, structure_factors
-from dials_hybrid.model.crystal import Crystal
+from dials_hybrid.model.crystal import Crystal, inversion_centre
 
 
 @pytest.fixture(params=[triclinic, quartz], ids=["P1", "P3221"])
@@ -55,3 +58,64 @@ def test_derivatives_of_the_potential_away_from_the_start(crystal, hkl):
     crystal.shifts.data = x
     found = crystal.potential(hkl, WAVELENGTH, derivatives=True).derivatives
     assert largest_error(torch.view_as_real(found).flatten(1).T, expected) < 1e-7
+
+
+def with_centre(atoms, translation):
+    """The same atoms with an inversion at half of `translation` added."""
+    return replace(
+        atoms,
+        rotations=torch.cat([atoms.rotations, -atoms.rotations]),
+        translations=torch.cat([atoms.translations, double(translation) - atoms.translations]),
+    )
+
+
+@pytest.mark.parametrize("translation", [(0.0, 0.0, 0.0), (0.5, 0.0, 0.25)])
+def test_potential_is_real_as_seen_from_a_centre_of_symmetry(translation):
+    atoms = with_centre(triclinic(), translation)
+    torch.testing.assert_close(inversion_centre(atoms), double(translation) / 2)
+    generator = torch.Generator().manual_seed(0)
+    jacobian = 0.1 * torch.randn(3, atoms.n_atoms * 11, generator=generator, dtype=torch.float64)
+    crystal = Crystal(atoms, jacobian, tuple("abc"))
+    hkl = reflections_within(atoms.cell, 0.8)
+    found = crystal.potential(hkl, WAVELENGTH, derivatives=True)
+    assert not found.u.is_complex() and not found.derivatives.is_complex()
+    volume = cell_volume(atoms.cell)
+    f = relativistic_factor(WAVELENGTH) / (torch.pi * volume) * structure_factors(atoms, hkl)
+    moved = f * torch.exp(2j * torch.pi * (hkl.double() @ double(translation) / 2))
+    torch.testing.assert_close(torch.complex(found.u, torch.zeros_like(found.u)), moved, rtol=0, atol=1e-15)
+
+    def u(shifts):
+        crystal.shifts.data = shifts
+        return crystal.potential(hkl, WAVELENGTH, derivatives=False).u
+
+    x = torch.zeros(3, dtype=torch.float64)
+    assert largest_error(found.derivatives.T, central_differences(u, x, 1e-5)) < 1e-7
+
+
+def test_a_structure_without_centre_has_none():
+    assert inversion_centre(quartz()) is None
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_absorption_adds_its_own_potential_and_derivatives(centre):
+    atoms = with_centre(triclinic(), (0.5, 0.0, 0.25)) if centre else triclinic()
+    generator = torch.Generator().manual_seed(0)
+    jacobian = 0.1 * torch.randn(3, atoms.n_atoms * 11, generator=generator, dtype=torch.float64)
+    elastic, crystal = (Crystal(atoms, jacobian, tuple("abc"), factor) for factor in (0.0, 0.7))
+    hkl = reflections_within(atoms.cell, 0.8)
+    found = crystal.potential(hkl, WAVELENGTH, derivatives=True)
+    absorptive = -1j * (found.u - elastic.potential(hkl, WAVELENGTH, derivatives=False).u)
+    strength = 0.7 * absorption_scale(atoms.cell, WAVELENGTH) * absorptive_structure_factors(atoms, hkl)
+    torch.testing.assert_close(absorptive.abs(), strength.abs(), rtol=1e-9, atol=1e-15)
+    if centre:
+        assert absorptive.imag.abs().max() < 1e-15
+    assert found.absorption > absorptive.abs().max()
+
+    def u(shifts):
+        crystal.shifts.data = shifts
+        now = crystal.potential(hkl, WAVELENGTH, derivatives=False)
+        return torch.cat([torch.view_as_real(now.u).flatten(), double([now.absorption])])
+
+    expected = central_differences(u, torch.zeros(3, dtype=torch.float64), 1e-5)
+    both = [torch.view_as_real(found.derivatives).flatten(1), found.absorption_derivatives[:, None]]
+    assert largest_error(torch.cat(both, dim=1).T, expected) < 1e-7

@@ -8,7 +8,7 @@ from dials_hybrid.model.hybrid import BLOCKS
 
 
 def check_jacobian(hybrid, block):
-    """Against central differences, 1e-6 of the largest derivative by each parameter."""
+    """Against central differences, 2e-6 of the largest derivative by each parameter."""
     found = hybrid.evaluate(derivatives=True)
     x, part = hybrid.vector(), hybrid.slices()[block]
     jacobian = found.jacobian[:, part]
@@ -18,7 +18,7 @@ def check_jacobian(hybrid, block):
         return hybrid.evaluate().intensity
 
     step = (3e-5 * found.intensity.max() / jacobian.abs().amax(0)).clamp(max=3e-3)
-    assert largest_error(jacobian, central_differences(intensity, x[part], step)) < 1e-6
+    assert largest_error(jacobian, central_differences(intensity, x[part], step)) < 2e-6
 
 
 @pytest.mark.parametrize("block", ["crystal", "orientation", "scale"])

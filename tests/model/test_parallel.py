@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 
-from dials_hybrid.model.parallel import number_of_processors, processes, sum_of_shares
+from dials_hybrid.model.parallel import number_of_processors, processes, share_out, sum_of_shares
 
 N = 1000
 
@@ -52,7 +52,7 @@ def test_a_killed_worker_is_told():
             os.kill(os.getpid(), signal.SIGKILL)
         return [torch.zeros(1)]
 
-    with pytest.raises(RuntimeError, match="killed"):
+    with pytest.raises(ChildProcessError, match="killed"):
         sum_of_shares(share, 2)
 
 
@@ -72,3 +72,24 @@ def test_one_process_on_a_gpu():
     assert processes(4, "cpu") == 4
     assert processes(4, "cuda:0") == 1
     assert 1 <= number_of_processors() <= os.cpu_count()
+
+
+def test_tasks_are_shared_out_by_cost():
+    generator = torch.Generator().manual_seed(0)
+    costs = (torch.rand(200, generator=generator) ** 4 + 0.01).tolist()
+    shares = share_out(costs, 7)
+    assert sorted(task for share in shares for task in share) == list(range(200))
+    loads = [sum(costs[task] for task in share) for share in shares]
+    assert max(loads) < 1.01 * sum(costs) / 7
+    by_stride = [sum(costs[rank::7]) for rank in range(7)]
+    assert max(by_stride) > 1.1 * sum(costs) / 7
+
+
+def test_more_workers_than_tasks():
+    assert sorted(share_out([3.0, 1.0], 4)) == [[], [], [0], [1]]
+
+
+def test_ranks_of_a_machine_share_its_processors(monkeypatch):
+    n = number_of_processors()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert number_of_processors() == max(1, n // 2)

@@ -48,13 +48,16 @@ SETTINGS = Settings(
     network_hidden=4,
     network_terms=3,
     network_prior=0.3,
+    gain=1.0,
     instability=0.0,
+    floor=0.0,
     outlier_cutoff=None,
     free_fraction=0.05,
     max_cycles=10,
     tolerance=1e-3,
     seed=0,
     nproc=1,
+    memory=4.0,
     device="cpu",
 )
 
@@ -82,6 +85,7 @@ class Scan:
             weight=torch.diff(edges),
             angle=angle,
             crystal=torch.zeros(n, dtype=torch.long),
+            frame=torch.full((n,), -1),
             mosaic=mosaic_deviates(n, mosaic_points),
             beam=BEAM[None],
             rotation_axis=ROTATION_AXIS[None],
@@ -97,6 +101,8 @@ class Scan:
             crystal=torch.zeros(m, dtype=torch.long),
             angle=centre,
             row=torch.arange(m),
+            frame=torch.full((m,), -1),
+            share=torch.ones(m, dtype=torch.float64),
             free=torch.zeros(m, dtype=torch.bool),
         )
         return Dataset(steps, observations, WAVELENGTH, n_rows=m)

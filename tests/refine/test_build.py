@@ -10,7 +10,9 @@ import torch
 from simulated import SETTINGS, quartz_crystal, simulate
 
 from dials_hybrid.model.simulation import silent
-from dials_hybrid.model.thickness import Flat, Neural, Normal, ThicknessGrid, Wedge
+from dials_hybrid.model.thickness import Flat, Gamma, Normal, Wedge
+from dials_hybrid.model.thickness_grid import ThicknessGrid
+from dials_hybrid.model.thickness_network import Histogram, Neural
 from dials_hybrid.refine.build import Builder
 from dials_hybrid.refine.state import State
 
@@ -84,12 +86,13 @@ def test_nodes_follow_the_pendelloesung(inputs):
     assert float((found - expected).abs().max() / expected.max()) < 0.01
 
 
-P_0 = [1.0 / 20] * 20
 MODELS = {
     "flat": ([310.0], Flat, 310.0),
     "wedge": ([310.0], Wedge, 155.0),
     "normal": ([250.0, 40.0], Normal, 250.0),
-    "neural": (P_0, Neural, 262.5),
+    "gamma": ([250.0, 40.0], Gamma, 250.0),
+    "histogram": ([250.0, 40.0], Histogram, 250.0),
+    "neural": ([250.0, 40.0], Neural, 250.0),
 }
 
 
@@ -120,3 +123,25 @@ def test_mosaicity_is_refined_where_there_are_points_for_it(inputs, points, want
     assert (hybrid.orientation.mosaic is not None) == refined
     if refined:
         assert hybrid.orientation.mosaic.tolist() == [0.07]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"vector": [0.1] * 5}, {"thickness_start": [[300.0], [300.0]]}, {"thickness_start": [[300.0, 20.0]]}],
+)
+def test_a_state_of_another_model_is_refused(inputs, changes):
+    build = builder(inputs)
+    with pytest.raises(ValueError, match="^the checkpoint is damaged"):
+        build.hybrid(build.dataset(GRID[0], 1), state(**changes))
+
+
+def test_free_distributions_know_where_thickness_shows(inputs):
+    """t_0 is a sixth of the shortest extinction distance, of which the grid's nodes are a part."""
+    build = builder(inputs)
+    dataset = build.dataset(GRID[0], 1)
+    model = build.hybrid(dataset, state("histogram", [250.0, 40.0])).thickness[0]
+    extinction = 14.0 * 3000.0 / build.n_nodes(dataset, 3000.0)
+    t = model.grid.points
+    visible = model.basis[:, 0] / torch.cos(math.pi * t / GRID[0])
+    t_0 = float((t * (1.0 / visible - 1.0).sqrt())[10])
+    assert t_0 == pytest.approx(extinction / (2.0 * math.pi), rel=0.08)

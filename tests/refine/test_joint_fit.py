@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from simulated import SETTINGS, quartz_crystal, simulate
 
 from dials_hybrid.model.simulation import silent
-from dials_hybrid.model.thickness import ThicknessGrid, Wedge
+from dials_hybrid.model.thickness import Wedge
+from dials_hybrid.model.thickness_grid import ThicknessGrid
 from dials_hybrid.refine.build import Builder
 from dials_hybrid.refine.joint_fit import JointFit
 from dials_hybrid.refine.rvalues import r_values
 from dials_hybrid.refine.state import State
+from dials_hybrid.refine.target import Weighting
 
 GRID = (600.0, 20)
+EXACT = {"gain": 1.0, "instability": 0.0, "floor": 0.0}
 STATE = State("scan", None, GRID, "wedge", [[360.0]])
 CRYSTAL = quartz_crystal()
 CYCLES = {"stage": "joint", "max_cycles": 8, "tolerance": 1e-4}
@@ -28,13 +33,13 @@ def measured():
 def joint_fit(measured):
     """Function of the intensities that gives a fit, its scale set, 0.05 A from the truth."""
 
-    def build(intensity=None, cutoff=None) -> JointFit:
+    def build(intensity=None, cutoff=None, fixed=EXACT, factor=1.0) -> JointFit:
         i, sigma = measured
-        data = (i if intensity is None else intensity, sigma)
+        data = (i if intensity is None else intensity, factor * sigma)
         inputs = CRYSTAL.inputs(data, CRYSTAL.displaced(0.05, seed=0))
         build = Builder(inputs, SETTINGS, silent)
         hybrid = build.hybrid(build.dataset(GRID[0], 1), STATE)
-        fit = JointFit(hybrid, 0.0, cutoff, inputs.origin_shifts)
+        fit = JointFit(hybrid, Weighting(fixed, cutoff), inputs.origin_shifts)
         fit.set_scale()
         return fit
 
@@ -109,8 +114,44 @@ def test_refinement_without_propagation_is_the_same(joint_fit):
     blocks = ("thickness", "scale")
     one, other = joint_fit(), joint_fit()
     one.refine(blocks, **CYCLES, on_cycle=lambda cycle: None)
-    other.refine_without_propagation(**CYCLES)
+    other.refine_thickness(other.hybrid.evaluate().sums, max_cycles=8, tolerance=1e-4)
     torch.testing.assert_close(other.hybrid.vector(), one.hybrid.vector(), rtol=1e-4, atol=0)
+
+
+def test_a_given_target_decides(joint_fit):
+    """Observations held out of it have no influence."""
+    results = []
+    for factor in (1.0, 50.0):
+        fit = joint_fit()
+        observations = fit.hybrid.dataset.observations
+        held_out = torch.arange(len(observations)) % 4 == 0
+        sums = fit.hybrid.evaluate().sums
+        target = fit.weighting.target(observations, fit.hybrid.evaluate().intensity).without(held_out)
+        target = replace(target, intensity=torch.where(held_out, factor, 1.0) * target.intensity)
+        fit.refine_thickness(sums, target, max_cycles=8, tolerance=1e-4)
+        results.append(fit.hybrid.vector())
+    assert torch.equal(*results)
+
+
+def test_convergence_is_a_small_shift_to_come(joint_fit):
+    """Not only a tolerance that was reached."""
+    fit = joint_fit()
+    options = {"stage": "joint", "tolerance": 0.0, "on_cycle": lambda cycle: None}
+    assert not fit.refine(max_cycles=1, **options).converged
+    assert fit.refine(max_cycles=6, **options).converged
+
+
+def test_too_small_sigmas_are_found_out(joint_fit):
+    """Goodness of fit and uncertainties do not depend on them once the error model is refined."""
+    right, wrong = joint_fit(), joint_fit(fixed={"instability": 0.0, "floor": 0.0}, factor=1.0 / 3.0)
+    first = [fit.refine(**CYCLES, on_cycle=lambda cycle: None) for fit in (right, wrong)]
+    # error model and priors are those of the start of a stage, which is good only now
+    expected, found = (fit.refine(**CYCLES, on_cycle=lambda cycle: None) for fit in (right, wrong))
+    assert found.target.errors.gain == pytest.approx(3.0, rel=0.15)
+    assert found.goodness_of_fit == pytest.approx(1.0, abs=0.1)
+    assert first[1].target.errors.gain > 4.0 and first[1].goodness_of_fit < 0.8
+    ratio = torch.diagonal(found.covariance) / torch.diagonal(expected.covariance)
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0.1, atol=0.0)
 
 
 def test_outliers_do_little_harm_to_robust_weights(joint_fit, measured):

@@ -8,7 +8,7 @@ import scipy.optimize
 import torch
 from synthetic import double
 
-from dials_hybrid.refine.least_squares import Linearisation, Prior, covariance, minimise
+from dials_hybrid.refine.least_squares import Linearisation, Prior, covariance, minimise, no_smaller, sandwich
 
 M, P = 40, 5
 
@@ -189,8 +189,8 @@ def test_inactive_parameters_do_not_move(linear, matrix):
 def test_covariance_is_the_inverse_of_the_normal_matrix(matrix):
     normal = matrix.T @ matrix
     active = torch.tensor([True, True, False, True, True])
-    found = covariance(normal, active, variance=2.5)
-    expected = 2.5 * np.linalg.inv(normal[active][:, active].numpy())
+    found = covariance(normal, active)
+    expected = np.linalg.inv(normal[active][:, active].numpy())
     inside = found[active][:, active].numpy()
     np.testing.assert_allclose(inside, expected, rtol=1e-7)
     assert (found[~active] == 0).all() and (found[:, ~active] == 0).all()
@@ -257,3 +257,49 @@ def test_damping_is_not_convergence(nonlinear):
     problem, _, least = nonlinear
     steps = run(problem, double([0.5, 4.0]), tolerance=0.03)
     assert steps[-1].objective < 10.0 * least
+
+
+@pytest.mark.parametrize("robust, uneven", [(False, False), (False, True), (True, False)])
+def test_sandwich_against_repeated_noise(matrix, robust, uneven):
+    """Also where weights are wrong, and where they follow the residuals (slope as in `Target`)."""
+    generator = torch.Generator().manual_seed(5)
+    rows = torch.randn(120, P, generator=generator, dtype=torch.float64)
+    noise = 1.0 + 3.0 * (rows[:, 0].abs() > 1.0) if uneven else torch.ones(120).double()
+    nothing, share = torch.zeros(P, P).double(), torch.ones(120).double()
+    estimates, variances = [], []
+    for _ in range(400):
+        y = noise * torch.randn(120, generator=generator, dtype=torch.float64)
+        w = torch.ones(120).double()
+        for _ in range(20 if robust else 1):
+            j = w.sqrt()[:, None] * rows
+            x = torch.linalg.solve(j.T @ j, j.T @ (w.sqrt() * y))
+            r = rows @ x - y
+            w = 1.0 / (1.0 + (r / 3.0) ** 2) if robust else w
+        slope = float((2.0 * w**2 - w).mean() / w.mean()) if robust else 1.0
+        inverse = covariance(slope * j.T @ j, torch.ones(P, dtype=torch.bool))
+        estimates.append(x)
+        variances.append(torch.diagonal(sandwich(inverse, w.sqrt() * r, j, share, nothing)))
+    scatter = torch.stack(estimates).std(0)
+    promised = torch.stack(variances).mean(0).sqrt()
+    torch.testing.assert_close(promised, scatter, rtol=0.12, atol=0.0)
+
+
+def test_sandwich_of_repeated_rows_and_of_a_prior(matrix):
+    """A measurement listed three times says as much as once; a prior alone gives its own variance."""
+    r = torch.linspace(-1.0, 2.0, len(matrix), dtype=torch.float64)
+    one, nothing = torch.ones(len(matrix)).double(), torch.zeros(P, P).double()
+    inverse = torch.linalg.inv(matrix.T @ matrix)
+    expected = sandwich(inverse, r, matrix, one, nothing)
+    third = 3.0**-0.5
+    found = sandwich(inverse, third * r.repeat(3), third * matrix.repeat(3, 1), one.repeat(3) / 3.0, nothing)
+    torch.testing.assert_close(found, expected)
+    prior = torch.diag(torch.arange(1.0, P + 1.0).double())
+    alone = sandwich(torch.linalg.inv(prior), 0.0 * r, 0.0 * matrix, one, prior)
+    torch.testing.assert_close(alone, torch.linalg.inv(prior))
+
+
+def test_variances_are_raised_to_a_least_one_and_correlations_kept():
+    covariance = torch.tensor([[4.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    least = torch.diag(torch.tensor([1.0, 9.0, 0.0], dtype=torch.float64))
+    expected = torch.tensor([[4.0, 3.0, 0.0], [3.0, 9.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(no_smaller(covariance, least), expected)

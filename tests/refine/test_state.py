@@ -11,6 +11,7 @@ import pytest
 from dials_hybrid.io.checkpoint import write_json
 from dials_hybrid.refine.joint_fit import Cycle
 from dials_hybrid.refine.state import State
+from dials_hybrid.refine.thickness_choice import Candidate
 from dials_hybrid.refine.thickness_scan import ThicknessScan
 
 # Numbers that decimal notation of fewer than 17 digits changes
@@ -19,11 +20,13 @@ THIRD, TINY = 1.0 / 3.0, 4.9406564584124654e-310
 
 def state(**changes) -> State:
     best = {"flat": [210.0], "wedge": [400.0 + THIRD], "normal": [200.0, 80.0]}
-    scan = ThicknessScan([10.0, 20.0], [THIRD, 1e300], best, {name: THIRD for name in best})
+    minima = {name: [numbers, numbers] for name, numbers in best.items()}
+    scan = ThicknessScan([10.0, 20.0], [THIRD, 1e300], best, {name: THIRD for name in best}, minima)
+    candidate = Candidate("wedge", 9.0 + THIRD, 0.08, 0.0, 0.0, True)
     cycle = Cycle("joint", 1, 0.08, 0.15, 0.1, math.nan, 1.7, 210.0, 0.3)
-    return replace(
-        State("joint", scan, (650.0, 16), "wedge", [[400.0 + THIRD]], [THIRD, -TINY, 0.1], [cycle]), **changes
-    )
+    vector = [THIRD, -TINY, 0.1]
+    whole = State("joint", scan, (650.0, 16), "wedge", [[400.0 + THIRD]], vector, [cycle], [candidate])
+    return replace(whole, **changes)
 
 
 def through_a_file(content: dict, tmp_path) -> dict:
@@ -31,7 +34,7 @@ def through_a_file(content: dict, tmp_path) -> dict:
     return json.loads((tmp_path / "checkpoint").read_text())
 
 
-@pytest.mark.parametrize("changes", [{}, {"stage": "scan", "vector": None, "history": []}])
+@pytest.mark.parametrize("changes", [{}, {"stage": "scan", "vector": None, "history": [], "comparison": []}])
 def test_there_and_back_exactly(changes, tmp_path):
     before = state(**changes)
     after = State.from_dict(through_a_file(before.as_dict(), tmp_path))
@@ -52,6 +55,10 @@ def damaged(**changes):
         damaged(stage="lunch"),
         damaged(grid=[650.0]),
         damaged(grid=650.0),
+        damaged(grid=[-650.0, 16]),
+        damaged(thickness_model="sphere"),
+        damaged(thickness_start=[[math.nan]]),
+        damaged(comparison=[{"model": "flat"}]),
         damaged(scan=None),
         damaged(scan={"thickness": [1.0]}),
         damaged(vector=[1.0, "x"]),
@@ -68,7 +75,7 @@ def test_damaged_content(content):
         State.from_dict(content)
 
 
-@pytest.mark.parametrize("name", ["grid", "scan", "thickness_start", "history"])
+@pytest.mark.parametrize("name", ["grid", "scan", "thickness_start", "history", "comparison"])
 @pytest.mark.parametrize("value", [7, "text", [None], {"a": 1}])
 def test_content_of_another_type(name, value):
     with pytest.raises(ValueError, match="damaged"):

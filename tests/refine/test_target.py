@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from synthetic import double
 
 from dials_hybrid.data import Observations
-from dials_hybrid.refine.target import Target
+from dials_hybrid.refine.error_model import ErrorModel
+from dials_hybrid.refine.target import Target, Weighting
 
 
 def observations(intensity, sigma, free=()):
@@ -22,6 +25,8 @@ def observations(intensity, sigma, free=()):
         crystal=torch.zeros(m, dtype=torch.long),
         angle=index.double(),
         row=index,
+        frame=torch.full((m,), -1),
+        share=torch.ones(m, dtype=torch.float64),
         free=torch.tensor([i in free for i in range(m)]),
     )
 
@@ -33,18 +38,18 @@ def many():
     calculated = 100.0 + 20.0 * torch.rand(200, generator=generator, dtype=torch.float64)
     noise = torch.randn(200, generator=generator, dtype=torch.float64)
     data = observations((calculated + 3.0 * noise).tolist(), [3.0] * 200, free=range(0, 200, 10))
-    return calculated, Target.of(data, 0.0)
+    return calculated, Target.of(data, ErrorModel(instability=0.0))
 
 
 def test_residuals_by_hand():
     """sigma'^2 = 9 + (2 * 0.02 * 100)^2 = 25; a negative intensity has no instability."""
-    target = Target.of(observations([100.0, -50.0], [3.0, 2.0]), instability=0.02)
+    target = Target.of(observations([100.0, -50.0], [3.0, 2.0]), ErrorModel(instability=0.02))
     torch.testing.assert_close(target.residuals(double([110.0, -46.0])), double([2.0, 2.0]))
     assert target.chi_squared(double([110.0, -46.0])) == pytest.approx(8.0)
 
 
 def test_free_reflections_have_no_weight():
-    target = Target.of(observations([5.0, 7.0, 9.0], [1.0, 1.0, 1.0], free=[1]), instability=0.01)
+    target = Target.of(observations([5.0, 7.0, 9.0], [1.0, 1.0, 1.0], free=[1]), ErrorModel())
     assert (target.root_weight > 0).tolist() == [True, False, True]
     assert target.n_work == 2
     a, b = double([5.0, 7.0, 9.0]), double([5.0, -1e9, 9.0])
@@ -75,7 +80,7 @@ def test_robust_weights(many):
     spoilt = target.intensity.clone()
     spoilt[1] = calculated[1] - cutoff * deviation * 3.0
     spoilt[2] = calculated[2] + 1e6
-    before = Target(spoilt, target.root_weight)
+    before = replace(target, intensity=spoilt)
     factor = (before.robust(calculated, cutoff).root_weight / before.root_weight) ** 2
     assert float(factor[1]) == pytest.approx(0.5, abs=0.03)
     assert factor[2] < 1e-9
@@ -86,6 +91,49 @@ def test_robust_weights_ignore_and_keep_out_the_free_set(many):
     calculated, target = many
     free = target.root_weight == 0.0
     spoilt = torch.where(free, calculated * 1e3, target.intensity)
-    found = Target(spoilt, target.root_weight).robust(calculated, 3.0).root_weight
+    found = replace(target, intensity=spoilt).robust(calculated, 3.0).root_weight
     torch.testing.assert_close(found, target.robust(calculated, 3.0).root_weight)
     assert (found[free] == 0.0).all()
+
+
+def test_held_out_observations_have_no_weight_either(many):
+    calculated, target = many
+    held_out = torch.arange(200) % 7 == 0
+    found = target.robust(calculated, 3.0).without(held_out)
+    assert not found.work[held_out].any()
+    assert found.n_work == (target.work & ~held_out).sum()
+    again = target.without(held_out).robust(calculated, 3.0)  # weights made anew do not bring them back
+    assert torch.equal(again.work, found.work)
+
+
+@pytest.mark.parametrize("cutoff", [2.0, 3.0])
+def test_goodness_of_fit_and_slope_of_normal_residuals(cutoff):
+    """expected() against a million residuals, slope() against the derivative of psi."""
+    r = torch.randn(10**6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    target = Target.of(observations(r[:100].tolist(), [1.0] * 100), ErrorModel(instability=0.0))
+    target = replace(target, intensity=-r, sigma=torch.ones_like(r), share=torch.ones_like(r))
+    target = replace(target, weight=target.share).robust(torch.zeros_like(r), cutoff)
+    zero = torch.zeros_like(r)
+    assert target.expected() == pytest.approx(float(target.chi_squared(zero) / len(r)), rel=0.005)
+
+    def psi(r):
+        return r / (1.0 + (r / cutoff) ** 2)
+
+    slope = (psi(r + 1e-5) - psi(r - 1e-5)).mean() / 2e-5
+    assert target.slope() == pytest.approx(float(slope / (psi(r) / r).mean()), rel=0.005)
+
+
+def test_without_robust_weights_nothing_is_corrected(many):
+    assert many[1].expected() == many[1].slope() == 1.0
+
+
+def test_weighting_refines_the_error_model_without_the_free_set(many):
+    calculated, target = many
+    data = observations(target.intensity.tolist(), [1.0] * 200, free=range(0, 200, 10))
+    spoilt = replace(data, intensity=torch.where(data.free, 1e6, data.intensity))
+    weighting = Weighting({"instability": 0.0, "floor": 0.0}, cutoff=3.0)
+    found, other = (weighting.target(d, calculated) for d in (data, spoilt))
+    assert found.errors == other.errors
+    assert found.errors.gain == pytest.approx(3.0, rel=0.2)
+    assert found.cutoff == 3.0 and (found.weight[~data.free] < 1.0).all()
+    assert Weighting({}, None).target(data, calculated).weight.max() == 1.0

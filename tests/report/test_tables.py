@@ -16,6 +16,9 @@ SUMMARY = {
     "n_observed": 920,
     "n_used": 1492,
     "goodness_of_fit": 3.214,
+    "goodness_of_input_sigmas": 7.125,
+    "error_model": {"gain": 2.25, "instability": 0.03, "floor": 41.5},
+    "outliers": [{"row": 7}, {"row": 9}],
     "n_parameters": 135,
     "n_parameters_effective": 61.27,
     "thickness_mean": 577.4,
@@ -95,3 +98,23 @@ def test_summary_quotes_the_figures():
 def test_each_crystal_has_its_mosaic_spread(spreads, n):
     table = tables.summary_table({**SUMMARY, "mosaic_spread": spreads})
     assert table.count("mosaic spread") == n
+
+
+def test_extrema_of_the_difference_map():
+    peak = {"height": 0.21345, "site": (0.1, -0.25, 0.33333), "atom": "O1", "distance": 0.987}
+    peaks = [{**peak, "height": 0.21345 - 0.01 * i} for i in range(10)]
+    holes = [{**peak, "height": 0.01 * i - 0.18, "atom": "Si1"} for i in range(10)]
+    table = tables.difference_table({"rms": 0.05, "unit": "e/A", "peaks": peaks, "holes": holes})
+    assert "r.m.s. 0.050 e/A" in table
+    assert cells(table, "0.213") == ["0.213", "0.1000", "-0.2500", "0.3333", "O1", "0.99"]
+    assert cells(table, "-0.180")[-2:] == ["Si1", "0.99"]
+    assert (table.count("| O1 "), table.count("| Si1 ")) == (5, 5)
+
+
+def test_comparison_says_what_was_chosen():
+    names = ("model", "n_parameters", "r1_obs", "behind", "standard_error", "chosen")
+    rows = [("flat", 9.0, 0.0869, 86.0, 24.4, False), ("wedge", 9.0, 0.0818, 0.0, 0.0, True)]
+    text = tables.comparison_table([dict(zip(names, row, strict=True)) for row in rows])
+    lines = text.splitlines()
+    assert [line for line in lines if "chosen" in line] == [line for line in lines if "wedge" in line]
+    assert "8.69" in text and "86.0" in text and "24.4" in text

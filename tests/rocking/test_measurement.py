@@ -19,6 +19,8 @@ def reflections(run, angle, half_width) -> Reflections:
         angle=np.array(angle),
         half_width=np.array(half_width),
         row=np.arange(n) + 7,
+        frame=np.full(n, -1),
+        share=np.ones(n),
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_windows_hold_the_steps_near_an_angle(width):
     cut = sweep.cut(0.05)
     angle = np.array([-5.0 + width, -5.0 + 4.2 * width, -5.0 + 7.9 * width])
     half = np.array([0.3, 0.5, 0.4])
-    first, last = sweep.windows(cut, angle, half)
+    first, last = sweep.windows(cut, SimpleNamespace(angle=angle, half_width=half))
     for i in range(3):
         inside = np.flatnonzero(np.abs(cut.angle - angle[i]) < half[i])
         assert (first[i], last[i]) == (inside[0], inside[-1] + 1)

@@ -1,0 +1,86 @@
+"""What the programs do with their arguments alike: parse them, and refuse in one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import libtbx.phil
+
+from dials.util.options import ArgumentParser
+from dxtbx.model.experiment_list import ExperimentList
+
+STRUCTURE_ENDINGS = (".cif", ".ins", ".res", ".pdb")
+_INPUT_ENDINGS = (*STRUCTURE_ENDINGS, ".expt", ".refl", ".json", ".pickle", ".phil")
+
+
+def parse_arguments(program: str, parser: ArgumentParser, args: list[str]):
+    """Parameters, options and names of structure files; ends the program where they make no sense."""
+    _check_files(program, args)
+    try:
+        params, options, unhandled = parser.parse_args(args=args, show_diff_phil=False, return_unhandled=True)
+    except Exception as error:
+        guilty = [arg for arg in args if not _parses(parser, arg)]
+        reason = " ".join(str(error).split())
+        if guilty and guilty[0].startswith("input.") and Path(guilty[0].partition("=")[2]).exists():
+            reason = f"this is not such a file ({reason})"
+        sys.exit(": ".join([program, *guilty[:1], reason]))
+    structures = [name for name in unhandled if name.lower().endswith(STRUCTURE_ENDINGS)]
+    strange = [name for name in unhandled if name not in structures]
+    if strange:
+        _refuse(program, strange)
+    if len(structures) > 1:
+        sys.exit(f"{program} takes one structure, not {' and '.join(structures)}")
+    return params, options, structures
+
+
+def check_outputs(program: str, scope: libtbx.phil.scope, output: libtbx.phil.scope_extract) -> None:
+    """Stop before the work if a result of scope `output` cannot be written."""
+    for definition in scope.get("output").all_definitions():
+        filename = getattr(output, definition.object.name)
+        if not filename:
+            continue
+        target = Path(filename).resolve()
+        device = target.exists() and not target.is_file()
+        places = [target] if device else [place for place in (target, target.parent) if place.exists()]
+        if target.is_dir():
+            reason = "it is a folder"
+        elif not target.parent.is_dir():
+            reason = f"there is no folder {target.parent}"
+        elif not all(os.access(place, os.W_OK) for place in places):
+            reason = "permission denied"
+        else:
+            continue
+        sys.exit(f"{program} cannot write {definition.path}={filename}: {reason}")
+
+
+def _check_files(program: str, args: list[str]) -> None:
+    """Stop if an argument that can only be an input file does not exist."""
+    for name in args:
+        if "=" not in name and name.lower().endswith(_INPUT_ENDINGS) and not Path(name).exists():
+            sys.exit(f"{program} cannot find the file {name}")
+
+
+def _parses(parser: ArgumentParser, arg: str) -> bool:
+    try:
+        parser.parse_args(args=[arg], show_diff_phil=False, return_unhandled=True)
+    except Exception:
+        return False
+    return True
+
+
+def _refuse(program: str, strange: list[str]) -> None:
+    """Stop because of arguments that are neither parameters nor input that can be read."""
+    for name in strange:
+        if name.lower().endswith((".expt", ".json")) and Path(name).is_file():
+            try:
+                ExperimentList.from_file(name, check_format=False)
+            except Exception as error:
+                sys.exit(f"{program} cannot read experiments from {name}: {error}")
+        elif name.lower().endswith((".refl", ".pickle")) and Path(name).is_file():
+            sys.exit(f"{program} cannot read reflections from {name}")
+    sys.exit(
+        f"{program} does not understand {' '.join(strange)}: neither a parameter "
+        f"(see {program} -c -e2) nor an input file"
+    )

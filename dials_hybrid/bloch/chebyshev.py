@@ -1,0 +1,298 @@
+r"""Waves behind a crystal from Chebyshev polynomials of the structure matrix, and their derivatives.
+
+With the spectrum of every A_k = A_0 + diag(d_k) of a segment inside c +- R, X = (A - c) / R,
+
+    psi(t) = exp(i pi t A / K) e_0 = exp(i pi t c / K) sum_n (2 - delta_n0) i^n J_n(R pi t / K) x_n,
+    x_0 = e_0,   x_1 = X e_0,   x_{n+1} = 2 X x_n - x_{n-1}
+
+(the Jacobi-Anger expansion). The steps of a segment share A_0, so that each degree is one product of
+an N x N matrix with N x K vectors, and all thicknesses are made from the same vectors. Where A is
+real (a centrosymmetric structure with the origin on a centre) so are the vectors. With absorption
+c is complex: its imaginary part, the mean absorption, only scales the result.
+
+The derivative of a sum over psi runs the recurrence backwards. If s_n collects what the sum asks
+of x_n (its gradient by x_n), then
+
+    y_n = s_n + 2 X^+ y_{n+1} - y_{n+2},      gradient by X = sum_{n >= 1} (2 - delta_n1) y_n x_{n-1}^+,
+
+which is exact for the truncated series and costs two more products for each degree. Vectors are
+kept from the forward pass where they are small, and otherwise made again, a few steps at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dials_hybrid.bloch.series import Series, Spectrum
+
+_BLOCK = 16  # degrees contracted at once; even
+RING = _BLOCK + 2  # vectors held where they are not to be kept
+_KEPT = 2**24  # bytes of Chebyshev vectors kept or held at once
+_OUTSIDE = 1.5  # a vector longer than this shows an eigenvalue outside the bounds
+
+
+@dataclass(frozen=True)
+class Operator:
+    """2 X on row vectors (S, K, N)."""
+
+    matrix: Tensor  # (S, N, N)
+    minus_diagonal: Tensor  # (S, K, N)
+    hermitian: bool
+
+    @classmethod
+    def of_matrices(
+        cls, coupling: Tensor, diagonal: Tensor, spectrum: Spectrum, *, hermitian: bool
+    ) -> Operator:
+        factor, centre = 2.0 / spectrum.half_width, complex(spectrum.centre, spectrum.absorption)
+        minus = factor * ((centre.real if hermitian else centre) - diagonal)
+        return cls((factor * coupling).mT.contiguous(), minus.to(coupling.dtype), hermitian)
+
+    @property
+    def adjoint(self) -> Operator:
+        if self.hermitian:
+            return self
+        return Operator(self.matrix.mH.contiguous(), self.minus_diagonal.conj().resolve_conj(), False)
+
+    def of_steps(self, steps: slice | Tensor) -> Operator:
+        return Operator(self.matrix, self.minus_diagonal[:, steps], self.hermitian)
+
+    def start(self, out: Tensor) -> None:
+        """x_0 and x_1 into the first two rows of out (S, n, K, N)."""
+        out[:, 0] = 0.0
+        out[:, 0, :, 0] = 1.0
+        out[:, 1] = self.matrix[:, None, 0] / 2.0
+        out[:, 1, :, 0] -= self.minus_diagonal[..., 0] / 2.0
+
+    def next(self, older: Tensor, newer: Tensor, out: Tensor) -> None:
+        """out = 2 X newer - older."""
+        torch.addcmul(older, self.minus_diagonal, newer, out=out)
+        out.baddbmm_(newer, self.matrix, beta=-1)
+
+    def next_onto(self, older: Tensor, newer: Tensor, out: Tensor) -> None:
+        """out = 2 X newer - older - out."""
+        out.add_(older).addcmul_(self.minus_diagonal, newer)
+        out.baddbmm_(newer, self.matrix, beta=-1)
+
+    def vectors(self, count: int, buffer: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """x_n of degrees n < count: the first degree and a block (S, b, K, N) that starts with it.
+
+        Blocks are pieces of `buffer`, (S, count, K, N) if it can take all of them; one for
+        RING degrees is written again and again.
+        """
+        slots, ring = buffer.unbind(1), buffer.shape[1] < count
+        self.start(buffer)
+        made, offset = 2, 0  # the slot of degree n is n - offset
+        for first in range(0, count, _BLOCK):
+            last = min(first + _BLOCK, count)
+            if ring and first:
+                slots[0].copy_(slots[first - 2 - offset])
+                slots[1].copy_(slots[first - 1 - offset])
+                offset = first - 2
+            for i in range(made - offset, last - offset):
+                self.next(slots[i - 2], slots[i - 1], slots[i])
+            made = max(made, last)
+            yield first, buffer[:, first - offset : last - offset]
+
+    def buffer(self, degrees: int) -> Tensor:
+        s, k, n = self.minus_diagonal.shape
+        return self.matrix.new_empty(s, max(degrees, 2), k, n)
+
+
+def _words(x: Tensor) -> Tensor:
+    """(S, n, K, m) as real numbers (S, n, K m) or, of complex ones, (S, n, 2 K m)."""
+    return (torch.view_as_real(x) if x.is_complex() else x).flatten(2)
+
+
+def two_parts(g: Tensor, real: bool) -> tuple[Tensor, Tensor]:
+    """Words whose products with those of x are Re(conj(g) x) and Re(conj(g) i x)."""
+    return (g.real.flatten(2), g.imag.flatten(2)) if real else (_words(g), _words(g * -1j))
+
+
+class _Amplitudes(torch.autograd.Function):
+    """psi (S, K, T, m); the arguments are those of `amplitudes` with one batch dimension."""
+
+    @staticmethod
+    def forward(ctx, coupling, diagonal, thickness, wave_number, beams, hermitian):
+        keep = any(ctx.needs_input_grad)
+        waves = propagate(coupling, diagonal, thickness, wave_number, beams, hermitian=hermitian, keep=keep)
+        ctx.save_for_backward(waves.psi, beams)
+        ctx.operator, ctx.series, ctx.half_width = waves.operator, waves.series, waves.half_width
+        ctx.kept, ctx.complex_diagonal = waves.kept, diagonal.is_complex()
+        return waves.psi.transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        psi, beams = ctx.saved_tensors
+        operator, series, wanted = ctx.operator, ctx.series, ctx.needs_input_grad
+        s, k, n = operator.minus_diagonal.shape
+        g = gradient.transpose(1, 2)
+        by_thickness = (g.conj() * psi * series.rate).real.sum((0, 2, 3)) if wanted[2] else None
+        g = (series.phase.conj()[:, None, None] * g).resolve_conj()
+        if beams is not None:
+            g = g.new_zeros(*g.shape[:-1], n).index_add_(-1, beams, g)
+        by_matrix = operator.matrix.new_zeros(s, n, n)
+        by_diagonal = operator.matrix.new_zeros(s, k, n)
+        size = k if ctx.kept is not None else max(1, k * _KEPT // _bytes(operator, len(series)))
+        for steps in [slice(i, min(i + size, k)) for i in range(0, k, size)]:
+            part, x = operator.of_steps(steps), ctx.kept
+            if x is None:
+                x = part.buffer(len(series))
+                for _ in part.vectors(len(series), x):
+                    pass
+            parts = two_parts(g[:, :, steps], not x.is_complex())
+            if wanted[2]:
+                by_thickness += _overlaps(x, parts, series.by_thickness)
+            _reverse(part.adjoint, x, parts, series, by_matrix, by_diagonal[:, steps])
+        factor = 2.0 / ctx.half_width
+        by_diagonal = by_diagonal * factor
+        if not ctx.complex_diagonal:
+            by_diagonal = by_diagonal.real
+        return by_matrix.conj() * factor, by_diagonal, by_thickness, None, None, None
+
+
+def _bytes(operator: Operator, count: int) -> int:
+    return operator.minus_diagonal.nbytes * count
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Waves and the series that they were made with."""
+
+    psi: Tensor  # (S, T, K, m)
+    operator: Operator
+    series: Series
+    half_width: float  # R [1/A^2]
+    kept: Tensor | None  # x_n (S, degree + 1, K, N)
+
+
+def propagate(
+    coupling: Tensor,
+    diagonal: Tensor,
+    thickness: Tensor,
+    wave_number: float,
+    beams: Tensor | None,
+    *,
+    hermitian: bool,
+    keep: bool = False,
+) -> Waves:
+    """The waves of `amplitudes`; their vectors are kept on demand, if they are small."""
+    spectrum = Spectrum.of_matrices(coupling, diagonal, hermitian=hermitian)
+    for _ in range(4):
+        series = Series.of_spectrum(spectrum, thickness, wave_number)
+        operator = Operator.of_matrices(coupling, diagonal, spectrum, hermitian=hermitian)
+        psi, kept, inside = _sum_series(operator, series, beams, keep)
+        if inside:
+            return Waves(psi, operator, series, spectrum.half_width, kept)
+        spectrum = spectrum.widened(1.1)
+    raise ValueError("The eigenvalues of the structure matrix could not be bounded: is it finite?")
+
+
+def _sum_series(
+    operator: Operator, series: Series, beams: Tensor | None, keep: bool
+) -> tuple[Tensor, Tensor | None, bool]:
+    """psi (S, T, K, m), the vectors if they are to be kept, and whether they stayed bounded."""
+    s, k, n = operator.minus_diagonal.shape
+    count = len(series)
+    keep = keep and _bytes(operator, count) <= _KEPT
+    buffer = operator.buffer(count if keep else min(count, RING))
+    m = n if beams is None else len(beams)
+    words = k * m * (2 if buffer.is_complex() else 1)
+    sums = series.coefficients.new_zeros(2, s, series.coefficients.shape[1], words)
+    for first, block in operator.vectors(count, buffer):
+        rows = _words(block if beams is None else block.index_select(-1, beams))
+        coefficients = series.coefficients[first : first + block.shape[1]]
+        for parity in (0, 1):
+            c = coefficients[parity::2].T.expand(s, -1, -1)
+            sums[parity].baddbmm_(c, rows[:, parity::2])
+    limit = _OUTSIDE * series.largest
+    inside = bool(torch.linalg.vector_norm(block[:, -1], dim=-1).max() < limit)
+    shape = (s, -1, k, m)
+    if buffer.is_complex():
+        even, odd = (torch.view_as_complex(x.view(s, -1, k, m, 2)) for x in sums)
+        psi = torch.add(even, odd, alpha=1j)
+    else:
+        psi = torch.complex(sums[0].view(shape), sums[1].view(shape))
+    return psi.mul_(series.phase[:, None, None]), buffer if keep else None, inside
+
+
+def _overlaps(x: Tensor, parts: tuple[Tensor, Tensor], c: Tensor) -> Tensor:
+    """sum_n c_n(t) Re<g(t), i^n x_n> (T,)."""
+    total = 0.0
+    for first in range(0, x.shape[1], _BLOCK):
+        rows = _words(x[:, first : first + _BLOCK])
+        for parity in (0, 1):
+            overlap = (rows[:, parity::2] @ parts[parity].mT).sum(0)
+            total = total + (c[first : first + _BLOCK][parity::2] * overlap).sum(0)
+    return total
+
+
+def _reverse(
+    operator: Operator,
+    x: Tensor,
+    parts: tuple[Tensor, Tensor],
+    series: Series,
+    by_matrix: Tensor,
+    by_diagonal: Tensor,
+) -> None:
+    """Add the gradients by 2 X, of the matrix conjugate, for the vectors x (S, degree + 1, K, N).
+
+    The operator is the adjoint of that of x.
+    """
+    s, count, k, n = x.shape
+    y = operator.buffer(RING)
+    product = torch.empty_like(y[:, :_BLOCK])
+    y[:, :2] = 0.0
+    slots = y.unbind(1)
+    for block in blocks_downwards(count):
+        first, b = block.start, len(block)
+        slots[b + 1].copy_(slots[1])
+        slots[b].copy_(slots[0])
+        sources(y[:, :b], -series.coefficients[first : first + b], parts)
+        low = 0 if first else 1  # y_0 meets no vector, y_{n+1} meets x_n
+        for i in reversed(range(low, b)):
+            operator.next_onto(slots[i + 2], slots[i + 1], slots[i])
+        newer, older = y[:, low:b], x[:, first + low - 1 : first + b - 1]
+        by_matrix.baddbmm_(newer.flatten(1, 2).mH, older.flatten(1, 2))
+        torch.mul(newer, older.conj(), out=product[:, low:b])
+        by_diagonal += product[:, low:b].sum(1)
+    # x_1 = X x_0 lacks the factor 2 of the other products.
+    by_matrix[:, :, 0] -= slots[1].conj().sum(1) / 2.0
+    by_diagonal[:, :, 0] -= slots[1][..., 0] / 2.0
+
+
+def blocks_downwards(count: int) -> Iterator[range]:
+    """Degrees n < count in blocks, the highest first; a block begins with an even degree."""
+    return (range(i, min(i + _BLOCK, count)) for i in reversed(range(0, count, _BLOCK)))
+
+
+def sources(y: Tensor, c: Tensor, parts: tuple[Tensor, Tensor]) -> None:
+    """y_n = sum_t c_n(t) (-i)^n g(t), for y (S, b, K, m) and an even first degree."""
+    words = _words(y)
+    for parity in (0, 1):
+        torch.bmm(c[parity::2].expand(len(y), -1, -1), parts[parity], out=words[:, parity::2])
+
+
+def amplitudes(
+    coupling: Tensor,
+    diagonal: Tensor,
+    thickness: Tensor,
+    wave_number: float,
+    beams: Tensor | None = None,
+    *,
+    hermitian: bool = True,
+) -> Tensor:
+    """psi (S, K, T, m); see `waves.amplitudes`.
+
+    Args:
+        coupling: off-diagonal part of A (S, N, N) [1/A^2]; real only if Hermitian.
+        diagonal: (S, K, N) [1/A^2].
+        thickness: (T,) [A].
+        wave_number: K_n [1/A].
+        beams: positions of the m beams wanted (m,); all if None.
+        hermitian: whether A is.
+    """
+    return _Amplitudes.apply(coupling, diagonal, thickness, wave_number, beams, hermitian)

@@ -1,0 +1,196 @@
+r"""Derivatives of many intensities by many parameters, from Chebyshev polynomials.
+
+The thickness averages I_mk = sum_t p_mt |psi_m(k, t)|^2 of m beams at K steps depend on the vectors
+x_n (see chebyshev.py) through
+
+    dI_mk = 2 Re sum_n conj(s_nkm) (dx_n)_m,     s_nkm = sum_t conj(c_n(t) e^{i pi t c / K}) p_mt psi_m(k, t)
+
+with c_n the coefficients of the series, i^n included: every thickness is contracted first.
+
+Forward: each of P parameters has vectors of its own, d_n = dx_n, from
+
+    d_{n+1} = 2 X d_n - d_{n-1} + 2 dX x_n.
+
+Adjoint: each of the m beams has vectors of its own at each step, from
+
+    y_n = s_n e_m + 2 X^+ y_{n+1} - y_{n+2},      dI_m = 2 Re tr G_m^+ dA,   G_m = 2/R sum_nk y_n x_{n-1}^+
+
+(the first product with half the weight), where steps outside the window of the beam cost nothing.
+Either costs two products of matrices for each degree, the one of K P columns, the other of as many
+as there are steps in all windows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dials_hybrid.bloch import chebyshev
+from dials_hybrid.bloch.chebyshev import Operator
+from dials_hybrid.bloch.series import Series
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The series of the waves of K steps and the part of the m observed beams in their derivatives."""
+
+    intensity: Tensor  # (K, T, m)
+    sources: Tensor  # s (degree + 1, K, m), real where the vectors are
+    operator: Operator
+    series: Series
+    factor: float  # 2 / R [A^2]
+
+    @classmethod
+    def of_matrices(
+        cls,
+        coupling: Tensor,
+        diagonal: Tensor,
+        thickness: Tensor,
+        p: Tensor,
+        beams: Tensor,
+        wave_number: float,
+        *,
+        hermitian: bool,
+    ) -> Expansion:
+        """For coupling (N, N), diagonal (K, N), thickness (T,), p (m, T) and beams (m,)."""
+        waves = chebyshev.propagate(
+            coupling[None], diagonal[None], thickness, wave_number, beams, hermitian=hermitian
+        )
+        g = waves.series.phase.conj()[:, None, None] * waves.psi * p.T[:, None]
+        parts = chebyshev.two_parts(g.resolve_conj(), not coupling.is_complex())
+        k, m = len(diagonal), len(beams)
+        sources = coupling.new_empty(1, len(waves.series), k, m)
+        chebyshev.sources(sources, waves.series.coefficients, parts)
+        intensity = waves.psi[0].real ** 2 + waves.psi[0].imag ** 2
+        return cls(intensity, sources[0], waves.operator, waves.series, 2.0 / waves.half_width)
+
+
+def forward(
+    expansion: Expansion, beams: Tensor, d_coupling: Tensor, window: Tensor, workspace: int
+) -> Tensor:
+    """sum_k window_mk dI_mk, shape (m, P), by parameters with derivatives d_coupling (P, N, N).
+
+    Of vectors and matrices about `workspace` elements are held at once.
+    """
+    k, n = expansion.operator.minus_diagonal.shape[1:]
+    size = max(1, workspace // (n * n + 3 * k * n))
+    parts = []
+    for part in (d_coupling[i : i + size] for i in range(0, len(d_coupling), size)):
+        # (N, p N): x_n times this are the p vectors 2 dX x_n, side by side
+        matrix = (expansion.factor * part).permute(2, 0, 1).reshape(n, -1).to(expansion.sources.dtype)
+
+        def add_sources(out, x, matrix=matrix):
+            out.view(k, -1).addmm_(x, matrix)
+
+        tangents = _tangents(expansion, beams, len(part), add_sources)
+        parts.append(torch.einsum("mk,kpm->mp", window, tangents))
+    return torch.cat(parts, dim=1)
+
+
+def forward_diagonal(expansion: Expansion, beams: Tensor, d_diagonal: Tensor) -> Tensor:
+    """dI (K, x, m) by parameters that change the diagonal, d_diagonal (K, x, N)."""
+    scaled = (expansion.factor * d_diagonal).to(expansion.sources.dtype)
+
+    def add_sources(out, x):
+        out.addcmul_(scaled, x[:, None])
+
+    return _tangents(expansion, beams, scaled.shape[1], add_sources)
+
+
+def _tangents(expansion: Expansion, beams: Tensor, count: int, add_sources) -> Tensor:
+    """2 Re sum_n conj(s_n) (d_n)_m, shape (K, count, m); add_sources adds 2 dX x_n to d_{n+1}."""
+    operator, sources = expansion.operator, expansion.sources.conj().resolve_conj()
+    _, k, n = operator.minus_diagonal.shape
+    column = torch.arange(k, device=operator.matrix.device).repeat_interleave(count)
+    wide = operator.of_steps(column)
+    d = operator.matrix.new_zeros(3, k, count, n)
+    total = operator.matrix.new_zeros(k, count, len(beams))
+    degrees = len(sources)
+    for first, block in operator.vectors(degrees, operator.buffer(min(degrees, chebyshev.RING))):
+        for i, x in enumerate(block[0].unbind(0), start=first):
+            older, newer, out = d[(i - 1) % 3], d[i % 3], d[(i + 1) % 3]
+            total.addcmul_(newer.index_select(-1, beams), sources[i][:, None])
+            if i == 0:
+                add_sources(out, x / 2.0)
+                continue
+            wide.next(older.flatten(0, 1)[None], newer.flatten(0, 1)[None], out.flatten(0, 1)[None])
+            add_sources(out, x)
+    return 2.0 * total.real
+
+
+def adjoint(expansion: Expansion, beams: Tensor, window: Tensor, workspace: int) -> tuple[Tensor, Tensor]:
+    """G of the m beams, with the weights of `window` (m, K) and such that dI_m = 2 Re sum_gh G_mgh dA_gh.
+
+    Returns:
+        G summed over steps (m, N, N), and its diagonal at each step (K, m, N).
+    """
+    operator, degrees = expansion.operator, len(expansion.sources)
+    _, k, n = operator.minus_diagonal.shape
+    g = operator.matrix.new_zeros(len(beams), n, n)
+    diagonal = operator.matrix.new_zeros(k, len(beams), n)
+    size = max(1, workspace // (degrees * n))
+    for steps in (slice(i, min(i + size, k)) for i in range(0, k, size)):
+        part = operator.of_steps(steps)
+        x = part.buffer(degrees)
+        for _ in part.vectors(degrees, x):
+            pass
+        sources = expansion.sources[:, steps] * window.T[steps].to(expansion.sources)
+        for group in _groups(window[:, steps], workspace // (chebyshev.RING * n)):
+            _reverse(part.adjoint, x, sources, beams, group, g, diagonal[steps])
+    return g * expansion.factor, diagonal * expansion.factor
+
+
+def _groups(window: Tensor, largest: int) -> list[list[tuple[int, int, int]]]:
+    """Each beam's number, first and last + 1 step of non-zero weight, in groups of so many steps."""
+    groups, held = [[]], 0
+    for i, row in enumerate(window):
+        steps = row.nonzero()
+        if not len(steps):
+            continue
+        first, last = int(steps[0]), int(steps[-1]) + 1
+        if groups[-1] and held + last - first > largest:
+            groups.append([])
+            held = 0
+        groups[-1].append((i, first, last))
+        held += last - first
+    return [group for group in groups if group]
+
+
+def _reverse(operator: Operator, x: Tensor, sources: Tensor, beams: Tensor, group, g, diagonal) -> None:
+    """Add R/2 G of the beams in `group`, for vectors x (1, degree + 1, K, N).
+
+    The operator is the adjoint of that of x.
+    """
+    device = x.device
+    step = torch.cat([torch.arange(first, last, device=device) for _, first, last in group])
+    number = torch.cat([torch.full((last - first,), i, device=device) for i, first, last in group])
+    row = torch.arange(len(step), device=device)
+    wide, x = operator.of_steps(step), x[0]
+    entry = row * x.shape[-1] + beams[number]
+    y = wide.buffer(chebyshev.RING)
+    y[:, :2] = 0.0
+    slots = y.unbind(1)
+    for block in chebyshev.blocks_downwards(len(x)):
+        b = len(block)
+        slots[b + 1].copy_(slots[1])
+        slots[b].copy_(slots[0])
+        asked = sources[block.start : block.stop, step, number]
+        low = 0 if block.start else 1
+        for i in reversed(range(low, b)):
+            wide.next(slots[i + 2], slots[i + 1], slots[i])
+            slots[i].view(-1).index_add_(0, entry, asked[i])
+        at = 0
+        for i, first, last in group:
+            newer = y[0, low:b, at : at + last - first].conj()
+            older = x[block.start + low - 1 : block.start + b - 1, first:last]
+            g[i].addmm_(newer.flatten(0, 1).mT, older.flatten(0, 1))
+            diagonal[first:last, i] += (newer * older).sum(0)
+            at += last - first
+    at = 0
+    for i, first, last in group:  # x_1 = X x_0 lacks the factor 2 of the other products
+        newer = slots[1][0, at : at + last - first].conj() / 2.0
+        g[i, :, 0] -= newer.sum(0)
+        diagonal[first:last, i, 0] -= newer[:, 0]
+        at += last - first

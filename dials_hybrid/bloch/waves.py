@@ -1,0 +1,246 @@
+r"""Waves behind a crystal for the steps of a segment: one interface to two algorithms.
+
+    psi(t) = exp(i pi t A_k / K_n) e_0,     A_k = A_0 + diag(d_k)
+
+Diagonalisation costs a few N^3 for each step, whatever the thicknesses; Chebyshev polynomials a few
+N^2 for each step and degree, with a degree of a little more than pi t R / K_n for eigenvalues within
++- R. Few beams and thick crystals ask for the former.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dials_hybrid.bloch import chebyshev, eigen, jacobian
+from dials_hybrid.bloch.series import degree, tolerance
+from dials_hybrid.bloch.tangents import segment_tangents
+
+AMPLITUDES = ("eigen", "chebyshev")
+DERIVATIVES = ("eigen adjoint", "eigen forward", "chebyshev adjoint", "chebyshev forward")
+_WORKSPACE = 2**20  # with more, nothing is faster
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """Sums over the steps of a segment for m beams; averages over thickness but for `intensity`."""
+
+    intensity: Tensor  # (m, T)
+    by_structure: Tensor | None  # (m, P)
+    by_diagonal: Tensor  # (m, K, x): by x parameters of each step
+
+
+def amplitudes(
+    coupling: Tensor,
+    diagonal: Tensor,
+    thickness: Tensor,
+    wave_number: float,
+    *,
+    beams: Tensor | None = None,
+    algorithm: str | None = None,
+) -> Tensor:
+    """psi (..., K, T, m) of K steps at T thicknesses, differentiable in the first three arguments.
+
+    Several segments with as many steps can go together, padded to as many beams with rows, columns
+    and diagonals of zeros.
+
+    Args:
+        coupling: off-diagonal part of A (..., N, N) [1/A^2]. Hermitian, or with absorption not; real
+            if it is real and symmetric, which saves up to three quarters of the work. Beam 0 is the
+            incident one.
+        diagonal: (..., K, N) [1/A^2], complex with absorption.
+        thickness: (T,) [A].
+        wave_number: K_n [1/A].
+        beams: positions of the m beams wanted (m,); all if None.
+        algorithm: "eigen" or "chebyshev" instead of the faster one.
+    """
+    coupling, hermitian = _kind(coupling, diagonal)
+    batch, (k, n) = diagonal.shape[:-2], diagonal.shape[-2:]
+    a, d = coupling.reshape(-1, n, n), diagonal.reshape(-1, k, n)
+    algorithm = algorithm or fastest(a, d, thickness, wave_number, hermitian)
+    _check(algorithm, AMPLITUDES, hermitian)
+    if algorithm == "eigen":
+        psi = eigen.amplitudes(a, d, thickness, wave_number, beams)
+    else:
+        psi = chebyshev.amplitudes(a, d, thickness, wave_number, beams, hermitian=hermitian)
+    return psi.reshape(*batch, *psi.shape[1:])
+
+
+def fastest(
+    coupling: Tensor, diagonal: Tensor, thickness: Tensor, wave_number: float, hermitian: bool = True
+) -> str:
+    """What `amplitudes` chooses."""
+    cost = _Cost(coupling, diagonal, thickness, wave_number)
+    return cost.least({"eigen": cost.eigen(), "chebyshev": cost.chebyshev()}, hermitian)
+
+
+def derivatives(
+    coupling: Tensor,
+    diagonal: Tensor,
+    d_coupling: Tensor | None,
+    d_diagonal: Tensor,
+    thickness: Tensor,
+    p: Tensor,
+    beams: Tensor,
+    window: Tensor,
+    wave_number: float,
+    workspace: int = _WORKSPACE,
+    *,
+    algorithm: str | None = None,
+) -> Derivatives:
+    """sum_k window_mk |psi_m(k, t)|^2 of m beams and the derivatives of their averages over thickness.
+
+    Args:
+        coupling: (N, N), see `amplitudes`.
+        diagonal: (K, N).
+        d_coupling: derivatives (P, N, N) by the structure, real or complex as `coupling` is: a tensor
+            or what makes slices of it on demand.
+        d_diagonal: derivatives (K, x, N) of the diagonals by x parameters of each step.
+        thickness: quadrature nodes (T,) [A].
+        p: their weights for each beam (m, T), fixed here.
+        beams: positions of the m beams (m,).
+        window: weight of each step for each of them (m, K).
+        wave_number: K_n [1/A].
+        workspace: elements that one array may hold; at least those of a step are held.
+        algorithm: one of `DERIVATIVES` instead of the fastest; forward for few parameters (tangents.py,
+            jacobian.py), adjoint for few observations.
+    """
+    coupling, hermitian = _kind(coupling, diagonal)
+    directions = coupling.new_zeros(0, *coupling.shape) if d_coupling is None else d_coupling
+    if algorithm is None:
+        cost = _Cost(coupling, diagonal, thickness, wave_number)
+        count = len(directions) + d_diagonal.shape[1]
+        algorithm = cost.least(cost.derivatives(count, window), hermitian)
+    _check(algorithm, DERIVATIVES, hermitian)
+    workspace = min(workspace, _WORKSPACE)
+    arguments = thickness, p, beams, window, wave_number
+    if algorithm == "eigen forward":
+        sums = segment_tangents(coupling, diagonal, directions, d_diagonal, *arguments, workspace)
+    elif algorithm == "eigen adjoint":
+        gradients = eigen.segment_gradients(coupling, diagonal, *arguments, workspace)
+        sums = _from_gradients(*gradients, directions, d_diagonal, workspace)
+    else:
+        expansion = jacobian.Expansion.of_matrices(
+            coupling, diagonal, thickness, p, beams, wave_number, hermitian=hermitian
+        )
+        intensity = torch.einsum("mk,tkm->mt", window, expansion.intensity)
+        if algorithm == "chebyshev adjoint":
+            gradients = jacobian.adjoint(expansion, beams, window, workspace)
+            sums = _from_gradients(intensity, *gradients, directions, d_diagonal, workspace)
+        else:
+            by_diagonal = jacobian.forward_diagonal(expansion, beams, d_diagonal)
+            by_structure = window.new_zeros(len(window), 0)
+            if len(directions):
+                by_structure = jacobian.forward(expansion, beams, directions, window, workspace)
+            sums = intensity, by_structure, torch.einsum("mk,kxm->mkx", window, by_diagonal)
+    return Derivatives(sums[0], None if d_coupling is None else sums[1], sums[2])
+
+
+def _from_gradients(
+    intensity: Tensor, g: Tensor, by_step: Tensor, directions, d_diagonal: Tensor, workspace: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Intensity and derivatives (m, P) and (m, K, x) for G (m, N, N) and its diagonals (K, m, N)."""
+    size = max(1, workspace // g[0].numel())
+    parts = [g.real.new_zeros(len(g), 0)]
+    for i in range(0, len(directions), size):
+        da = directions[i : i + size].to(g.dtype).flatten(1)
+        parts.append(2.0 * (g.flatten(1) @ da.T).real)
+    by_diagonal = 2.0 * torch.einsum("kmg,kxg->mkx", by_step, d_diagonal.to(by_step.dtype)).real
+    return intensity, torch.cat(parts, dim=1), by_diagonal
+
+
+def _kind(coupling: Tensor, diagonal: Tensor) -> tuple[Tensor, bool]:
+    """The coupling, complex if it must be, and whether A is Hermitian."""
+    if diagonal.is_complex():
+        return coupling.to(diagonal.dtype), False
+    if not coupling.is_complex():
+        return coupling, True
+    difference = coupling - coupling.mH
+    return coupling, bool(_square(difference).sum() <= 1e-10 * _square(coupling).sum())
+
+
+def _square(x: Tensor) -> Tensor:
+    return x.real**2 + x.imag**2 if x.is_complex() else x**2
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """Microseconds of one thread, forward and backward: fits to benchmarks/propagation.py."""
+
+    eigen: tuple[float, float, float, float]  # each call; each step and N^2, N^3, N T
+    chebyshev: tuple[float, ...]  # each call; each degree and 1, N^2, N K, N K T, N^2 K
+
+
+_RATES = {
+    False: _Rates((880.0, 0.055, 8.8e-5, 0.052), (1250.0, 11.0, 2.5e-4, 2.0e-3, 1.8e-4, 6.7e-5)),
+    True: _Rates((570.0, 0.086, 3.7e-4, 0.050), (1300.0, 13.0, 4.6e-4, 4.9e-3, 2.7e-4, 2.6e-4)),
+}  # complex coupling or not, in single precision; double precision costs each twice as much
+
+
+class _Cost:
+    """What the algorithms cost for coupling (..., N, N) and diagonals (..., K, N) [microseconds].
+
+    Elsewhere than on a CPU only Chebyshev polynomials are fast: eigh solves one matrix at a time.
+    """
+
+    def __init__(self, coupling: Tensor, diagonal: Tensor, thickness: Tensor, wave_number: float):
+        self.rates = _RATES[coupling.is_complex()]
+        self.on_cpu = coupling.device.type == "cpu"
+        self.n, self.t = coupling.shape[-1], len(thickness)
+        self.k = diagonal[..., 0].numel()
+        self.segments = coupling[..., 0, 0].numel()
+        low, high = (float(x) for x in torch.aminmax(diagonal.detach().real))
+        half_width = (high - low) / 2.0 + math.sqrt(_square(coupling.detach()).sum(-1).max())
+        z = half_width * math.pi * float(thickness.detach().abs().max()) / wave_number
+        self.degree = degree(z, 0.0, tolerance(diagonal.dtype.to_real()))
+
+    def eigen(self) -> float:
+        each, square, cube, thickness = self.rates.eigen
+        return each + self.k * self.n * (square * self.n + cube * self.n**2 + thickness * self.t)
+
+    def chebyshev(self) -> float:
+        each, one, matrix, vector, thickness, product = self.rates.chebyshev
+        steps = self.k * self.n * (vector + thickness * self.t + product * self.n)
+        return each + self.degree * (one + self.segments * matrix * self.n**2 + steps)
+
+    def derivatives(self, count: int, window: Tensor) -> dict[str, float]:
+        """By `count` parameters for observations with these windows (m, K)."""
+        return {
+            "eigen adjoint": self.eigen_adjoint(len(window)),
+            "eigen forward": self.eigen_forward(count, len(window)),
+            "chebyshev adjoint": self.columns(int((window != 0).sum())),
+            "chebyshev forward": self.columns(self.k * count),
+        }
+
+    def eigen_adjoint(self, m: int) -> float:
+        """G of m beams: see eigen.gradients, which is complex throughout."""
+        _, square, cube, _ = _RATES[True].eigen
+        return self.k * self.n**2 * (square + cube * self.n + m * (0.06 + 2.3e-4 * self.n))
+
+    def eigen_forward(self, count: int, m: int) -> float:
+        """See tangents.py: two products of N x N matrices for each parameter, one of m x N."""
+        _, square, cube, _ = self.rates.eigen
+        product = 1.6e-4 * (0.4 if self.rates is _RATES[False] else 1.0)
+        each = 0.02 + product * (self.n + m / 2.0)
+        return self.k * self.n**2 * (square + cube * self.n + count * each)
+
+    def columns(self, count: int) -> float:
+        """So many vectors with derivatives: two of the three products of `chebyshev` for each."""
+        _, one, _, vector, _, product = self.rates.chebyshev
+        steps = count * self.n * (vector + product * self.n / 1.5)
+        return self.chebyshev() + self.degree * (2.0 * one + steps)
+
+    def least(self, costs: dict[str, float], hermitian: bool) -> str:
+        if not (hermitian and self.on_cpu):
+            costs = {name: cost for name, cost in costs.items() if not name.startswith("eigen")}
+        return min(costs, key=costs.get)
+
+
+def _check(algorithm: str, known: tuple[str, ...], hermitian: bool) -> None:
+    if algorithm not in known:
+        raise ValueError(f"The algorithm is one of {', '.join(known)}, not {algorithm}.")
+    if algorithm.startswith("eigen") and not hermitian:
+        raise ValueError("Diagonalisation is for crystals without absorption.")

@@ -1,0 +1,176 @@
+"""Items of the core CIF dictionary about crystal, measurement and reflections.
+
+Everything comes from plain arrays, so that it does not matter who measured or integrated.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from cctbx import miller, xray
+from cctbx.array_family import flex
+from cctbx.eltbx import tiny_pse
+from iotbx.cif import model
+
+_OBSERVED = "I>3\\s(I)"
+
+
+@dataclass(frozen=True)
+class ReflectionList:
+    """M observations, each occurrence of a reflection by itself."""
+
+    hkl: np.ndarray  # (M, 3) int
+    measured: np.ndarray  # (M,) intensity as integrated
+    sigma: np.ndarray  # (M,)
+    calculated: np.ndarray  # (M,) on the scale of the measured ones
+    observed: np.ndarray  # (M,) bool
+    free: np.ndarray  # (M,) bool: held out of every fit
+    crystal: np.ndarray  # (M,) int
+    frame: np.ndarray  # (M,) int, virtual frame of the crystal; -1 in a sweep
+    angle: np.ndarray  # (M,) scan angle [degree]
+
+    def __len__(self) -> int:
+        return len(self.hkl)
+
+
+def crystal_items(structure: xray.structure) -> dict[str, object]:
+    """Formula, weight, Z and density from the atoms of the cell.
+
+    Z is the largest number that divides the content of the cell and the number of its symmetry
+    operations.
+    """
+    counts: dict[str, float] = {}
+    for scatterer in structure.scatterers():
+        n = scatterer.occupancy * scatterer.multiplicity()
+        counts[scatterer.element_symbol()] = counts.get(scatterer.element_symbol(), 0.0) + n
+    whole = [round(n) for n in counts.values()]
+    partial = any(abs(n - m) > 0.01 for n, m in zip(counts.values(), whole, strict=True))
+    z = 1 if partial else math.gcd(*whole, structure.space_group().order_z())
+    weight = sum(n / z * tiny_pse.table(element).weight() for element, n in counts.items())
+    volume = structure.unit_cell().volume()
+    return {
+        "_chemical_formula_sum": _formula({element: n / z for element, n in counts.items()}),
+        "_chemical_formula_weight": f"{weight:.2f}",
+        "_cell_formula_units_Z": z,
+        "_exptl_crystal_density_diffrn": f"{weight * z * 1.66053907 / volume:.3f}",
+        "_exptl_crystal_density_meas": None,
+        "_exptl_crystal_density_method": "not measured",
+        "_exptl_crystal_description": "nanocrystal",
+        "_exptl_crystal_colour": None,
+    }
+
+
+def _formula(counts: dict[str, float]) -> str:
+    """In Hill's order: C, H, then by the alphabet; all by the alphabet without carbon."""
+    first = [element for element in ("C", "H") if "C" in counts and element in counts]
+    rest = sorted(element for element in counts if element not in first)
+
+    def number(n: float) -> str:
+        return "" if abs(n - 1.0) < 0.005 else f"{round(n, 2):g}"
+
+    return " ".join(f"{element}{number(counts[element])}" for element in first + rest)
+
+
+def reflection_items(
+    structure: xray.structure, reflections: ReflectionList, n_rows: int, wavelength: float
+) -> dict[str, object]:
+    """Numbers, limits and completeness of the reflections used."""
+    d = _d_spacings(structure, reflections.hkl)
+    theta = np.degrees(np.arcsin(wavelength / (2.0 * d)))
+    lowest, highest = reflections.hkl.min(0), reflections.hkl.max(0)
+    limits = {
+        f"_diffrn_reflns_limit_{axis}_{end}": int(limit[i])
+        for i, axis in enumerate("hkl")
+        for end, limit in (("min", lowest), ("max", highest))
+    }
+    completeness = _completeness(structure, reflections.hkl, float(d.min()))
+    return {
+        "_diffrn_reflns_number": n_rows,
+        **limits,
+        "_diffrn_reflns_theta_min": f"{theta.min():.3f}",
+        "_diffrn_reflns_theta_max": f"{theta.max():.3f}",
+        "_diffrn_reflns_theta_full": f"{theta.max():.3f}",
+        "_diffrn_measured_fraction_theta_max": f"{completeness:.3f}",
+        "_diffrn_measured_fraction_theta_full": f"{completeness:.3f}",
+        "_reflns_number_total": len(reflections),
+        "_reflns_number_gt": int(reflections.observed.sum()),
+        "_reflns_threshold_expression": _OBSERVED,
+        "_reflns_d_resolution_high": f"{d.min():.3f}",
+        "_reflns_d_resolution_low": f"{d.max():.3f}",
+        "_refine_ls_d_res_high": f"{d.min():.3f}",
+        "_refine_ls_d_res_low": f"{d.max():.3f}",
+    }
+
+
+def _miller_set(structure: xray.structure, hkl: np.ndarray) -> miller.set:
+    return miller.set(structure, flex.miller_index(hkl.tolist()), anomalous_flag=False)
+
+
+def _d_spacings(structure: xray.structure, hkl: np.ndarray) -> np.ndarray:
+    return _miller_set(structure, hkl).d_spacings().data().as_numpy_array()
+
+
+def _completeness(structure: xray.structure, hkl: np.ndarray, d_min: float) -> float:
+    """Part of the unique reflections, Friedel mates as one, that were measured."""
+    found = _miller_set(structure, hkl).remove_systematic_absences().unique_under_symmetry()
+    return found.size() / found.complete_set(d_min=d_min * (1.0 - 1e-9)).size()
+
+
+def reflection_block(structure: xray.structure, reflections: ReflectionList) -> model.block:
+    """All observations, in the order of the scan, as a data block of their own.
+
+    Measured and calculated intensities are those that were compared: unmerged, without Lorentz
+    correction, on the scale of the integration. Scale groups are crystals, or crystal.frame for the
+    virtual frames, counted from 1 in the order of the file. The free set is `excl` in
+    _refln_refinement_status.
+    """
+    order = np.lexsort((reflections.angle, reflections.crystal))
+    hkl = reflections.hkl[order]
+    crystal = [str(i + 1) for i in reflections.crystal[order]]
+    group = [
+        f"{i}.{frame + 1}" if frame >= 0 else i
+        for i, frame in zip(crystal, reflections.frame[order], strict=True)
+    ]
+
+    def indices(category: str) -> dict[str, list[str]]:
+        return {f"_{category}_index_{axis}": _text(hkl[:, i], "d") for i, axis in enumerate("hkl")}
+
+    def status(mask: np.ndarray, yes: str, no: str) -> list[str]:
+        return np.where(mask[order], yes, no).tolist()
+
+    block = structure.crystal_symmetry().as_cif_block(format="coreCIF")
+    drop_old_names(block)
+    block.add_loop(model.loop(data={"_exptl_crystal_id": sorted(set(crystal), key=int)}))
+    block.add_loop(model.loop(data={"_reflns_scale_group_code": list(dict.fromkeys(group))}))
+    refln = {
+        **indices("refln"),
+        "_refln_F_squared_calc": _text(reflections.calculated[order], ".6g"),
+        "_refln_F_squared_meas": _text(reflections.measured[order], ".6g"),
+        "_refln_F_squared_sigma": _text(reflections.sigma[order], ".4g"),
+        "_refln_include_status": status(reflections.observed, "o", "<"),
+        "_refln_refinement_status": status(reflections.free, "excl", "incl"),
+        "_refln_crystal_id": crystal,
+        "_refln_scale_group_code": group,
+    }
+    block.add_loop(model.loop(data=refln))
+    angles = {
+        **indices("diffrn_refln"),
+        "_diffrn_refln_angle_omega": _text(reflections.angle[order], ".4f"),
+        "_diffrn_refln_crystal_id": crystal,
+    }
+    block.add_loop(model.loop(data=angles))
+    return block
+
+
+def drop_old_names(block: model.block) -> None:
+    """Remove, in place, the names of symmetry items that the dictionary has replaced."""
+    for name in list(block.keys()):
+        if name.startswith("_symmetry_"):
+            del block[name]
+
+
+def _text(values: np.ndarray, form: str) -> list[str]:
+    return [format(value, form) for value in values.tolist()]

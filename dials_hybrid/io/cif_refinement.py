@@ -1,0 +1,154 @@
+"""Items of the core CIF dictionary, and its ones for electron diffraction, about measurement and refinement.
+
+Names with a dot are those of version 3.3 of the dictionary, which have no older form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+
+from cctbx import xray
+
+from dials_hybrid.data import RockingSteps
+from dials_hybrid.io.constraints import Constraints
+
+_DETAILS = """\
+Dynamical refinement against unmerged intensities; the reflections are in a data block of
+their own. F = sqrt(I), 0 where I is negative. R factors are on F, pooled over all reflections
+used, those of the free set included, R_factor_gt over those with I > 3 s(I). wR_factor_ref
+has the weights 1/(s(F)^2 + (0.01 F)^2), s(F) = s(I)/2F, or 5 sqrt(s(I)) where I < 0.01 s(I):
+they are not those of the refinement. Standard uncertainties are from the full matrix of all
+parameters. The difference potential is that of observed amplitudes corrected for dynamical
+diffraction, |F(calc, kinematical)| sqrt(I(obs)/I(calc)), merged over equivalents."""
+
+_WEIGHTS = """\
+w/s'^2 of I, s'^2 = (k s(I))^2 + (2 a P)^2 + b^2, P = (max(I(obs), 0) + 2 I(calc))/3,
+w = 1/(1 + (r/(c m))^2), r = (I(calc) - I(obs))/s' and m = 1.4826 median |r|;
+"""
+
+_SHAPES = {
+    "flat": "one thickness",
+    "wedge": "F(t) = t/t~max~, all thicknesses from 0 to t~max~",
+    "normal": "normal distribution cut at 0 and t~max~",
+    "gamma": "gamma distribution",
+    "histogram": "smooth histogram",
+    "neural": "a distribution for each scan angle and beam direction, from a neural network",
+}
+
+
+def measurement_items(
+    steps: RockingSteps, wavelength: float, mosaic_spread: list[float] | None
+) -> dict[str, object]:
+    """Radiation, scan and mosaicity.
+
+    Args:
+        wavelength: [A].
+        mosaic_spread: of each crystal [degree]; None: not refined.
+    """
+    sweep = bool((steps.frame < 0).all())
+    scans = []
+    for crystal in range(steps.n_crystals):
+        angle = steps.angle[steps.crystal == crystal]
+        scans.append(f"crystal {crystal + 1}: scan angle {angle.min():.2f} to {angle.max():.2f} degrees")
+    items = {
+        "_exptl_crystals_number": steps.n_crystals,
+        "_diffrn_ambient_temperature": None,
+        "_cell_measurement_temperature": None,
+        "_diffrn_radiation_probe": "electron",
+        "_diffrn_radiation_type": "electron",
+        "_diffrn_radiation_wavelength": wavelength,
+        "_diffrn_source_voltage": f"{_kilovolts(wavelength):.0f}",
+        "_diffrn_measurement_method": "continuous rotation" if sweep else "virtual frames of a rotation",
+        "_diffrn_measurement_details": "\n".join(scans),
+    }
+    if sweep:
+        items["_diffrn_measurement.rotation_mode"] = "rotation"
+    if mosaic_spread and len(mosaic_spread) == 1:
+        items["_exptl_crystal.mosaicity"] = f"{mosaic_spread[0]:.3f}"
+        items["_exptl_crystal.mosaic_method"] = "standard deviation of a normal distribution, refined"
+    return items
+
+
+def _kilovolts(wavelength: float) -> float:
+    """Kinetic energy of electrons of this wavelength [A]: sqrt(m^2 c^4 + (h c / lambda)^2) - m c^2."""
+    rest, momentum = 510.99895, 12.398419843 / wavelength  # [keV]
+    return (rest**2 + momentum**2) ** 0.5 - rest
+
+
+def figure_items(summary: Mapping) -> dict[str, object]:
+    """What the summary of a refinement says, as data items."""
+    history, difference, model = summary["history"], summary["difference_map"], summary["thickness_model"]
+    return {
+        "_audit_creation_method": "dials.hybrid_refine",
+        "_audit_creation_date": date.today().isoformat(),
+        "_computing_structure_refinement": "dials.hybrid_refine",
+        "_refine.diffraction_theory": "dynamical",
+        "_refine.diffraction_theory_details": "Bloch waves, summed over the rocking curve of each reflection",
+        "_refine_ls_structure_factor_coef": "Fsqd",
+        "_refine_ls_matrix_type": "full",
+        "_refine_ls_extinction_method": "none",
+        "_refine_ls_number_reflns": summary["n_used"] - summary["n_free"],
+        "_refine_ls_number_parameters": summary["n_parameters"],
+        "_refine_ls_R_factor_gt": f"{summary['r1_obs']:.4f}",
+        "_refine_ls_R_factor_all": f"{summary['r1_all']:.4f}",
+        "_refine_ls_wR_factor_ref": f"{summary['wr_all']:.4f}",
+        "_refine_ls_goodness_of_fit_ref": f"{summary['goodness_of_fit']:.3f}",
+        "_refine_ls_shift/su_max": f"{history[-1]['largest_shift']:.3f}" if history else None,
+        "_refine_ls.sample_thickness": f"{summary['thickness_mean'] / 10.0:.2f}",  # [nm]
+        "_refine_ls.sample_shape_expression": _SHAPES.get(model, model),
+        "_refine_diff.potential_max": f"{difference['max']:.4f}",  # [e/A]
+        "_refine_diff.potential_min": f"{difference['min']:.4f}",
+        "_refine_diff.potential_RMS": f"{difference['rms']:.4f}",
+        **_absolute_structure_items(summary["absolute_structure"]),
+        "_refine_special_details": f"{_DETAILS}\n\n{_special_details(summary)}",
+    }
+
+
+def weighting_items(gain: float, instability: float, floor: float, cutoff: float | None) -> dict[str, object]:
+    """The weights: k, a and b of the error model and c of the robust factor (None: w = 1)."""
+    constants = {"k": gain, "a": instability, "b": floor, "c": cutoff or float("inf")}
+    text = ", ".join(f"{name} = {value:.4g}" for name, value in constants.items())
+    return {
+        "_refine_ls_weighting_scheme": "calc",
+        "_refine_ls_weighting_details": _WEIGHTS + text,
+    }
+
+
+def hydrogen_treatment(structure: xray.structure, constraints: Constraints) -> str:
+    """What moves the hydrogen atoms: themselves (`refall`), others (`constr`), nothing (`noref`)."""
+    jacobian = constraints.jacobian.reshape(len(constraints.names), structure.scatterers().size(), -1)
+    kinds = set()
+    for i, scatterer in enumerate(structure.scatterers()):
+        if scatterer.element_symbol() in ("H", "D"):
+            moves = bool(jacobian[:, i, :3].any())
+            kinds.add("refall" if scatterer.flags.grad_site() else "constr" if moves else "noref")
+    if not kinds:
+        return "undef"
+    return kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+def _absolute_structure_items(found: Mapping | None) -> dict[str, object]:
+    if not found:
+        return {}
+    return {
+        "_refine_ls.abs_structure_z-score": f"{found['z_score']:.2f}",
+        "_chemical.absolute_configuration": "dyn",
+    }
+
+
+def _special_details(summary: Mapping) -> str:
+    """What no data item takes, and the settings to repeat the run."""
+    difference = summary["difference_map"]
+    lines = [
+        f"R1_free = {summary['r1_free']:.4f} (I > 3 s(I); {summary['n_free']} free reflections)",
+        f"R1_merged = {summary['merged_r1_obs']:.4f} (I > 3 s(I)), {summary['merged_r1_all']:.4f} (all)",
+        "",
+        "Extrema of the difference potential [e/A], site, nearest atom and distance [A]:",
+    ]
+    for peak in difference["peaks"] + difference["holes"]:
+        site = " ".join(f"{x:7.4f}" for x in peak["site"])
+        lines.append(f"{peak['height']:8.4f}  {site}  {peak['atom']} {peak['distance']:.2f}")
+    lines += ["", "Settings:", *(f"{name} = {value}" for name, value in summary["settings"].items())]
+    lines += ["", "Versions:", *(f"{name}: {value}" for name, value in summary["versions"].items())]
+    return "\n".join(lines)

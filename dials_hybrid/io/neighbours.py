@@ -1,0 +1,64 @@
+"""Which atoms of a structure are bonded, images by symmetry included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+import smtbx.utils
+from cctbx import sgtbx, xray
+from cctbx.array_family import flex
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """The image of an atom at rt_mx x_j, and the vector to it from the atom whose neighbour it is."""
+
+    j: int
+    rt_mx: sgtbx.rt_mx
+    vector: np.ndarray  # (3,) Cartesian [A]
+
+    @property
+    def distance(self) -> float:
+        return float(np.linalg.norm(self.vector))
+
+
+def bonded(
+    structure: xray.structure, conformers: Sequence[int] = (), exclusive: Sequence[int] = ()
+) -> list[list[Neighbour]]:
+    """The neighbours of each atom to which smtbx's connectivity table gives a bond, nearest first.
+
+    Args:
+        conformers: number of the alternative (PART) of each atom, 0 for all; atoms of two different
+            ones are not bonded. Empty: there are none.
+        exclusive: the same for alternatives that exclude their own images (negative PART).
+    """
+    options = {}
+    if any(conformers):
+        options["conformer_indices"] = flex.size_t(conformers)
+    if any(exclusive):
+        options["sym_excl_indices"] = flex.size_t(exclusive)
+    return _neighbours(structure, smtbx.utils.connectivity_table(structure, **options).pair_asu_table)
+
+
+def within(structure: xray.structure, distance: float) -> list[list[Neighbour]]:
+    """The neighbours of each atom up to `distance` [A], nearest first."""
+    return _neighbours(structure, structure.pair_asu_table(distance_cutoff=distance))
+
+
+def _neighbours(structure: xray.structure, table) -> list[list[Neighbour]]:
+    mappings, cell = table.asu_mappings(), structure.unit_cell()
+    sites = structure.sites_frac()
+    result = []
+    for i, group in enumerate(table.table()):
+        back = mappings.get_rt_mx(i, 0).inverse()
+        own = []
+        for j, images in group.items():
+            for k in (k for image in images for k in image):
+                rt_mx = back.multiply(mappings.get_rt_mx(j, k))
+                delta = np.subtract(rt_mx * sites[j], sites[i])
+                own.append(Neighbour(j, rt_mx, np.array(cell.orthogonalize(tuple(delta)))))
+        result.append(sorted(own, key=lambda v: (round(v.distance, 6), v.j)))
+    return result

@@ -1,0 +1,109 @@
+r"""Free distributions of thickness: any smooth shape, and a shape that depends on the direction.
+
+Both tilt the normal distribution p_0(t) that the stages before have found,
+
+    p(t | c) ~ p_0(t) exp(sum_l f_l(c) b_l(t)),     b_l(t) = h(t) cos(l pi t / t_max) / l,
+    h(t) = t^2 / (t^2 + t_0^2),                     l = 1 .. L,
+
+so that the result is positive, normalised and bounded by the grid for every f. Gaussian priors on the
+numbers behind f hold it near p_0 unless the data pay for the difference, and the factor 1/l makes
+detail in t dearer than trends.
+
+Why h: below t_0 = xi / 2 pi (xi: the shortest extinction distance, at which the strongest reflection is
+8 % from kinematical) all reflections grow as t^2, so that the data see the integral of p(t) t^2 alone.
+Much of the thinnest crystal or little of a thicker one is then the same to them: a free distribution
+puts nine tenths of the crystal into its first node to make a kinematical background. There p(t) keeps
+the course of p_0. The logarithm of the density is tilted, not the density, for the same reason: weight
+that costs nothing in intensity still costs in the prior.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dials_hybrid.model.thickness import Normal, Thickness
+from dials_hybrid.model.thickness_grid import ThicknessGrid
+
+_FLOOR = 1e-5  # of p_0, as a part of its maximum, so that the data may put something anywhere
+
+
+class _Tilted(Thickness):
+    """p_0 and the functions b_l at the points of the grid."""
+
+    def __init__(
+        self, grid: ThicknessGrid, mean: float, width: float, *, terms: int, strength: float, thin: float
+    ):
+        super().__init__(grid)
+        t = grid.points
+        start = Normal(grid, mean, width).log_density().detach()
+        order = torch.arange(1, terms + 1, dtype=t.dtype)
+        visible = t**2 / (t**2 + thin**2)
+        self.strength = strength
+        self.register_buffer("log_start", torch.logaddexp(start, start.max() + math.log(_FLOOR)))
+        cosines = torch.cos(math.pi * t[:, None] / grid.maximum * order)
+        self.register_buffer("basis", visible[:, None] * cosines / order)
+
+    def tilted(self, f: Tensor) -> Tensor:
+        """Weights (..., T) for f (..., L)."""
+        return self.grid.density(self.log_start + f @ self.basis.T)
+
+
+class Histogram(_Tilted):
+    """One distribution for all directions; f_l are its numbers.
+
+    Args:
+        mean, width: of the normal distribution p_0 [A].
+        terms: L.
+        strength: standard deviation of the prior on f_l.
+        thin: t_0 [A].
+    """
+
+    def __init__(self, grid: ThicknessGrid, mean: float, width: float, **options):
+        super().__init__(grid, mean, width, **options)
+        self.f = nn.Parameter(torch.zeros(self.basis.shape[1], dtype=grid.nodes.dtype))
+
+    def forward(self, conditions: Tensor) -> Tensor:
+        weights = self.tilted(self.f)
+        return weights.expand(*conditions.shape[:-1], len(weights))
+
+    def prior(self) -> tuple[Tensor, Tensor]:
+        zeros = torch.zeros_like(self.f.detach())
+        return zeros, torch.full_like(zeros, self.strength)
+
+
+class Neural(_Tilted):
+    """f(c) is a perceptron of one hidden layer.
+
+    Its last layer starts at zero: before training p(t | c) is p_0(t) for every c. The prior on the
+    weights keeps it smooth in c.
+
+    Args:
+        mean, width: of the normal distribution p_0 [A].
+        hidden: neurons.
+        seed: of the hidden layer's start.
+        terms: L.
+        strength: standard deviation of the prior on the weights.
+        thin: t_0 [A].
+    """
+
+    def __init__(self, grid: ThicknessGrid, mean: float, width: float, *, hidden: int, seed: int, **options):
+        super().__init__(grid, mean, width, **options)
+        dtype = grid.nodes.dtype
+        generator = torch.Generator().manual_seed(seed)
+        self.hidden = nn.Linear(4, hidden, dtype=dtype)
+        self.output = nn.Linear(hidden, self.basis.shape[1], dtype=dtype)
+        with torch.no_grad():
+            for parameter in self.hidden.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=dtype))
+            for parameter in self.output.parameters():
+                parameter.zero_()
+        self.register_buffer("_start", nn.utils.parameters_to_vector(self.parameters()).detach())
+
+    def forward(self, conditions: Tensor) -> Tensor:
+        return self.tilted(self.output(torch.tanh(self.hidden(conditions))))
+
+    def prior(self) -> tuple[Tensor, Tensor]:
+        return self._start, torch.full_like(self._start, self.strength)

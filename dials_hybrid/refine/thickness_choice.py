@@ -1,0 +1,134 @@
+r"""Which thickness model the data pay for: cross-validated likelihood, without new wave propagation.
+
+With structure and orientation held, intensities are linear in p(t), so that each model's thickness and
+scale can be refined anew against four fifths of the reflections and judged by the others:
+
+    L = sum_m ln p(I_m | model refined without the fold of m),
+
+p being Student's density of the error model, with the same sigma' for all models. Symmetry equivalents
+stay in one fold; the free set takes no part. The standard error of a difference in L comes from the
+differences of single unique reflections. The simplest model within one standard error of the best is
+chosen, so that a network is used only where it predicts reflections that it has not seen better than
+two numbers do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dials_hybrid.model.hybrid import Hybrid
+from dials_hybrid.model.simulation import RockingSums
+from dials_hybrid.refine.error_model import log_likelihood
+from dials_hybrid.refine.joint_fit import JointFit
+from dials_hybrid.refine.rvalues import r_values
+from dials_hybrid.refine.target import Target
+
+CANDIDATES = ("flat", "wedge", "normal", "gamma", "neural")  # from simple to complex
+_FOLDS = 5
+_CYCLES, _TOLERANCE = 30, 1e-4
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One line of the comparison."""
+
+    model: str
+    n_parameters: float  # effective number, the scale's included
+    r1_obs: float  # of reflections as predicted by the fits without them
+    behind: float  # cross-validated log-likelihood of the best model minus this one's
+    standard_error: float  # of this difference
+    chosen: bool = False
+
+
+def folds(group: Tensor, seed: int) -> Tensor:
+    """Fold (M,) of each observation, the same for all of a group (M,)."""
+    order = torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(seed))
+    return order.to(group.device)[group] % _FOLDS
+
+
+def fit_thickness(fit: JointFit, sums: RockingSums, reference: Target) -> Target:
+    """Refine thickness and scale of a new model in place; gives its target, with sigma' of `reference`."""
+    target = reference
+    for _ in range(2):  # robust weights first of the reference, then of the model's own fit
+        found = fit.refine_thickness(sums, target, max_cycles=_CYCLES, tolerance=_TOLERANCE)
+        if reference.cutoff is not None:
+            target = reference.robust(found.evaluation.intensity, reference.cutoff)
+    return target
+
+
+def cross_validate(fit: JointFit, sums: RockingSums, target: Target, fold: Tensor) -> Tensor:
+    """Intensities (M,) as predicted by fits that have not seen them; the model is left as it was."""
+    start = fit.hybrid.vector()
+    predicted = torch.zeros_like(target.intensity)
+    for number in range(_FOLDS):
+        held_out = fold == number
+        fit.hybrid.load_vector(start)
+        found = fit.refine_thickness(sums, target.without(held_out), max_cycles=_CYCLES, tolerance=_TOLERANCE)
+        predicted[held_out] = found.evaluation.intensity[held_out]
+    fit.hybrid.load_vector(start)
+    return predicted
+
+
+def compare(
+    build: Callable[[str], Hybrid],
+    joint_fit: Callable[[Hybrid], JointFit],
+    sums: RockingSums,
+    reference: Target,
+    group: Tensor,
+    seed: int,
+) -> tuple[list[Candidate], Hybrid]:
+    """All candidates, and the chosen one, fitted.
+
+    Args:
+        build: gives the model with a thickness distribution of this name, at its best start.
+        joint_fit: makes the fit of a model.
+        sums: rocking sums of the structure and orientation that are held.
+        reference: gives sigma', and the first robust weights.
+        group: unique reflection (M,) of each observation.
+        seed: of the folds.
+    """
+    fold = folds(group, seed)
+    models, parameters, predicted = {}, {}, {}
+    for name in CANDIDATES:
+        models[name] = build(name)
+        fit = joint_fit(models[name])
+        target = fit_thickness(fit, sums, reference)
+        parameters[name] = fit.refine_thickness(sums, target, max_cycles=0, tolerance=0.0).n_parameters
+        predicted[name] = cross_validate(fit, sums, target, fold)
+    candidates = _judge(predicted, parameters, reference, models["flat"].dataset.observations, group)
+    chosen = next(c.model for c in candidates if c.chosen)
+    return candidates, models[chosen]
+
+
+def _judge(predicted, parameters, reference: Target, observations, group: Tensor) -> list[Candidate]:
+    work = reference.work
+    likelihood = {
+        name: (
+            reference.share * log_likelihood(values - reference.intensity, reference.sigma, reference.cutoff)
+        )[work]
+        for name, values in predicted.items()
+    }
+    best = max(likelihood, key=lambda name: float(likelihood[name].sum()))
+    _, unique = torch.unique(group[work], return_inverse=True)
+    candidates = []
+    for name in predicted:
+        difference = likelihood[best] - likelihood[name]
+        of_group = difference.new_zeros(int(unique.max()) + 1).index_add(0, unique, difference)
+        values = r_values(observations.intensity[work], observations.sigma[work], predicted[name][work])
+        candidates.append(
+            Candidate(
+                model=name,
+                n_parameters=parameters[name],
+                r1_obs=values.r1_obs,
+                behind=float(difference.sum()),
+                standard_error=float(of_group.std()) * math.sqrt(len(of_group)),
+            )
+        )
+    first = next(i for i, c in enumerate(candidates) if c.behind <= c.standard_error)
+    candidates[first] = replace(candidates[first], chosen=True)
+    return candidates

@@ -1,0 +1,92 @@
+"""How one thickness distribution takes the place of another, all else unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from dials_hybrid.model.hybrid import Hybrid
+from dials_hybrid.model.simulation import RockingSums
+from dials_hybrid.refine.build import Builder
+from dials_hybrid.refine.free_set import unique_reflections
+from dials_hybrid.refine.joint_fit import JointFit
+from dials_hybrid.refine.state import State
+from dials_hybrid.refine.thickness_choice import Candidate, compare, fit_thickness
+from dials_hybrid.refine.thickness_scan import scan_thickness
+
+MakeFit = Callable[[Hybrid], JointFit]
+
+_TRIAL_CYCLES = 10
+_NEAR = 0.025  # log-likelihood per observation by which a start may be worse than the best
+_APART = 2.0  # distances of two nodes between the means of starts that are worth a trial each
+
+
+def with_thickness(build: Builder, hybrid: Hybrid, state: State) -> Hybrid:
+    """The thickness of `state` at its start; structure, orientation and scale of `hybrid`."""
+    model = build.hybrid(hybrid.dataset, replace(state, vector=None))
+    x, before, blocks = model.vector(), hybrid.vector(), hybrid.slices()
+    for name, part in model.slices().items():
+        if name != "thickness":
+            x[part] = before[blocks[name]]
+    model.load_vector(x)
+    return model
+
+
+def starts(
+    build: Builder, make_fit: MakeFit, hybrid: Hybrid, sums: RockingSums, state: State
+) -> Iterator[tuple[Hybrid, State]]:
+    """Models that explain the data nearly as well as the best, each from a minimum of the scan.
+
+    Pendelloesung makes several thicknesses look alike, and which is the best may change once the
+    orientation is refined. Thickness and scale are refined here from each, all with the same sums.
+    """
+    found = []
+    for numbers in state.scan.minima[state.thickness_model]:
+        start = replace(state, thickness_start=[numbers] * len(state.thickness_start))
+        model = with_thickness(build, hybrid, start)
+        fit = make_fit(model).refine_thickness(sums, max_cycles=_TRIAL_CYCLES, tolerance=1e-3)
+        found.append((fit.log_likelihood, model.mean_thickness(fit.evaluation), model, start))
+    found.sort(key=lambda item: -item[0])
+    least = found[0][0] - _NEAR * len(hybrid.dataset.observations)
+    tried: list[float] = []
+    for likelihood, mean, model, start in found:
+        if likelihood >= least and all(abs(mean - t) > _APART * hybrid.grid.spacing for t in tried):
+            tried.append(mean)
+            yield model, start
+
+
+def change_model(
+    build: Builder, make_fit: MakeFit, hybrid: Hybrid, state: State, wanted: str
+) -> tuple[Hybrid, State, list[Candidate]]:
+    """Put the model `wanted` in place of a normal distribution.
+
+    Args:
+        wanted: its name, or auto for the one that cross-validation chooses.
+    """
+    hybrid.update_beams()
+    evaluation = hybrid.evaluate()
+    sums, observations = evaluation.sums, hybrid.dataset.observations
+    reference = make_fit(hybrid).weighting.target(observations, evaluation.intensity)
+    scan = scan_thickness(evaluation.scale[:, None] * sums.intensity, hybrid.grid, reference)
+    present = [[model.mean.item(), model.width.item()] for model in hybrid.thickness]
+
+    def blank(name: str) -> State:
+        numbers = [scan.best[name]] * len(present) if name in ("flat", "wedge", "gamma") else present
+        return replace(state, thickness_model=name, thickness_start=numbers)
+
+    def model_of(name: str) -> Hybrid:
+        if name == state.thickness_model:
+            return build.hybrid(hybrid.dataset, replace(state, vector=hybrid.vector().tolist()))
+        return with_thickness(build, hybrid, blank(name))
+
+    if wanted == "auto":
+        group = unique_reflections(observations.hkl, hybrid.crystal.start.rotations)
+        candidates, model = compare(model_of, make_fit, sums, reference, group, build.settings.seed)
+        wanted = next(c.model for c in candidates if c.chosen)
+    else:
+        candidates, model = [], model_of(wanted)
+        fit_thickness(make_fit(model), sums, reference)
+    if wanted == state.thickness_model:
+        return hybrid, replace(state, comparison=candidates), candidates
+    state = replace(blank(wanted), vector=model.vector().tolist(), comparison=candidates)
+    return model, state, candidates

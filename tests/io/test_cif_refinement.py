@@ -1,0 +1,95 @@
+"""Items about measurement and refinement: by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from synthetic import quartz, sweep, turned
+from test_geometry_tables import water
+
+from cctbx import crystal, xray
+
+from dials_hybrid.io.cif_refinement import (
+    figure_items,
+    hydrogen_treatment,
+    measurement_items,
+    weighting_items,
+)
+from dials_hybrid.io.constraints import constraints
+from dials_hybrid.io.structure import prepare_structure
+
+WAVELENGTH = 0.02508
+
+SUMMARY = {
+    "n_rows": 100,
+    "n_used": 60,
+    "n_free": 4,
+    "n_parameters": 20,
+    "r1_obs": 0.08123,
+    "r1_all": 0.1,
+    "wr_all": 0.09,
+    "r1_free": math.nan,
+    "merged_r1_obs": 0.05,
+    "merged_r1_all": 0.06,
+    "goodness_of_fit": 1.2,
+    "thickness_mean": 648.3,
+    "thickness_model": "wedge",
+    "absolute_structure": {"z_score": 7.123},
+    "history": [{"largest_shift": 0.04}],
+    "settings": {"g_max": 2.0, "label": "it's \"one\"\n;of 'many'", "_cell_length_a": None},
+    "versions": {"dials": "DIALS 3.12"},
+    "difference_map": {
+        "max": 0.2,
+        "min": -0.1,
+        "rms": 0.05,
+        "peaks": [{"height": 0.2, "site": (0.1, 0.2, 0.3), "atom": "O1'", "distance": 1.0}],
+        "holes": [{"height": -0.1, "site": (0.4, -0.2, 0.3), "atom": "O1'", "distance": 0.5}],
+    },
+}
+
+
+def test_measurement():
+    atoms = quartz()
+    steps = sweep(turned(atoms, 0.3, 0.1, 0.2), n=9, width=0.5)
+    found = measurement_items(steps, WAVELENGTH, None)
+    assert float(found["_diffrn_source_voltage"]) == pytest.approx(200.0, abs=0.1)
+    assert "-2.00 to 2.00 degrees" in found["_diffrn_measurement_details"]
+    assert found["_diffrn_measurement.rotation_mode"] == "rotation"
+    assert "_exptl_crystal.mosaicity" not in found
+    frames = replace(steps, frame=torch.zeros_like(steps.frame))
+    assert "_diffrn_measurement.rotation_mode" not in measurement_items(frames, WAVELENGTH, [0.1, 0.2])
+
+
+def test_figures():
+    found = figure_items(SUMMARY)
+    assert found["_refine_ls.sample_thickness"] == "64.83"  # nanometres
+    assert found["_refine_ls_number_reflns"] == 56  # without the free set
+    assert found["_refine_ls_R_factor_gt"] == "0.0812"
+    assert found["_refine_ls.abs_structure_z-score"] == "7.12"
+    assert found["_refine_diff.potential_min"] == "-0.1000"
+    without = figure_items({**SUMMARY, "absolute_structure": None, "history": []})
+    assert "_chemical.absolute_configuration" not in without
+    assert without["_refine_ls_shift/su_max"] is None
+
+
+def test_weights_without_robust_factor():
+    text = weighting_items(1.0, 0.01, 0.0, None)["_refine_ls_weighting_details"]
+    assert "k = 1, a = 0.01, b = 0, c = inf" in text
+
+
+def test_hydrogen_treatment():
+    structure = water()
+    assert hydrogen_treatment(structure, constraints(structure)) == "refall"
+    fixed = prepare_structure(structure, adp="isotropic")
+    assert hydrogen_treatment(fixed, constraints(fixed)) == "noref"
+    found = constraints(fixed)
+    riding = found.jacobian.reshape(len(found.names), -1, 11).clone()
+    riding[:, 1, :3] = riding[:, 0, :3]
+    tied = replace(found, jacobian=riding.reshape(found.jacobian.shape))
+    assert hydrogen_treatment(fixed, tied) == "mixed"  # the other one stays where it is
+    none = xray.structure(crystal_symmetry=crystal.symmetry((3, 3, 3, 90, 90, 90), "Pm-3m"))
+    none.add_scatterer(xray.scatterer("Po1", (0, 0, 0)))
+    assert hydrogen_treatment(none, constraints(prepare_structure(none))) == "undef"

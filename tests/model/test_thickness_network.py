@@ -1,0 +1,113 @@
+"""Free distributions: what they start as, that they stay distributions, and what their priors forbid."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from synthetic import double
+
+from dials_hybrid.model.thickness import Normal
+from dials_hybrid.model.thickness_grid import ThicknessGrid
+from dials_hybrid.model.thickness_network import Histogram, Neural
+
+GRID = ThicknessGrid(1000.0, 40)
+ANYWHERE = torch.zeros(4, dtype=torch.float64)
+OPTIONS = {"terms": 4, "strength": 0.5, "thin": 80.0}
+
+
+def neural(mean=430.0, width=200.0, seed=0, **options):
+    return Neural(GRID, mean, width, **{"hidden": 6} | OPTIONS | options, seed=seed)
+
+
+def histogram(mean=430.0, width=200.0, **options):
+    return Histogram(GRID, mean, width, **OPTIONS | options)
+
+
+def randomise(model, seed, size):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data = size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+
+
+@pytest.mark.parametrize("build", [neural, histogram])
+@pytest.mark.parametrize("mean, width", [(430.0, 200.0), (310.0, 60.0), (0.0, 900.0)])
+def test_before_training_they_are_the_normal_distribution(build, mean, width):
+    """But for the little that lets the data put something anywhere."""
+    points = torch.randn(20, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = Normal(GRID, mean, width)(points)
+    torch.testing.assert_close(build(mean, width)(points), expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("build", [neural, histogram])
+def test_any_numbers_give_a_distribution(build):
+    """Positive shares that add up to one, bounded by the grid, for 1000 random settings."""
+    model = build()
+    where = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    f = torch.randn(1000, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    share = GRID.share(model.log_start + 5.0 * f @ model.basis.T)
+    assert (share >= 0.0).all()
+    torch.testing.assert_close(share.sum(1), torch.ones(1000, dtype=torch.float64))
+    for seed in range(1000):
+        randomise(model, seed, size=0.1 + 0.003 * seed)
+        weights = model(where).detach()
+        assert torch.isfinite(weights).all()
+        # splines of a density that is narrower than they are have small negative lobes
+        assert (weights > -0.15).all() and (weights.sum(1) < 1.0 + 1e-3).all()
+
+
+def test_a_trained_network_depends_on_the_conditions():
+    model = neural()
+    randomise(model, 0, 1.0)
+    one, other = model(double([[0.3, 0.1, 0.2, 0.9], [0.5, 0.1, 0.2, 0.9]]))
+    assert (one - other).abs().max() > 1e-3
+
+
+def test_the_seed_decides():
+    def parameters(seed):
+        return torch.nn.utils.parameters_to_vector(neural(seed=seed).parameters())
+
+    assert torch.equal(parameters(7), parameters(7))
+    assert not torch.equal(parameters(7), parameters(8))
+
+
+@pytest.mark.parametrize("build", [neural, histogram])
+def test_priors_are_centred_on_the_start(build):
+    model = build(strength=0.25)
+    start = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    randomise(model, 1, 1.0)
+    centre, sigma = model.prior()
+    assert torch.equal(centre, start) and (sigma == 0.25).all()
+
+
+def test_no_freedom_where_all_intensities_grow_as_the_square_of_thickness():
+    """The same f moves the density ten times less at a quarter of t_0 than where the data can see it."""
+    model = histogram(thin=200.0)
+    f = torch.ones(4, dtype=torch.float64)
+    tilt = (
+        model.basis
+        @ f
+        / (
+            torch.cos(math.pi * GRID.points[:, None] / 1000.0 * torch.arange(1, 5))
+            @ (1.0 / torch.arange(1.0, 5.0, dtype=torch.float64))
+        )
+    )
+
+    def at(t):
+        return tilt[(GRID.points - t).abs().argmin()].item()
+
+    assert at(50.0) == pytest.approx(1 / 17, rel=0.1)
+    assert at(200.0) == pytest.approx(0.5, rel=0.05)
+    assert at(900.0) > 0.95
+
+
+def test_detail_costs_more_than_trends():
+    """Changes of the density of the same size: the l-th cosine needs l times the number."""
+
+    def change(order, number):
+        model = histogram(thin=1.0)
+        model.f.data[order - 1] = number
+        return (model.basis @ model.f.detach()).std().item()
+
+    assert change(4, 0.4) == pytest.approx(change(1, 0.1), rel=0.1)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from simulated import quartz_crystal, triclinic_crystal
+from synthetic import WAVELENGTH
+
+from dials_hybrid.bloch.beams import reflections_within
+from dials_hybrid.model.crystal import Crystal
+from dials_hybrid.refine.absolute_structure import is_chiral, other_hand, vote
+from dials_hybrid.refine.state import Inputs
+
+
+@pytest.fixture(params=[quartz_crystal, triclinic_crystal])
+def inputs(request):
+    known = request.param()
+    return Inputs(None, known.truth, known.jacobian, known.names, known.origin_shifts)
+
+
+def test_the_other_hand_has_the_complex_conjugate_potential_wherever_the_parameters_are(inputs):
+    hkl = reflections_within(inputs.atoms.cell, 0.9)
+    potentials = []
+    for hand in (inputs, other_hand(inputs)):
+        crystal = Crystal(hand.atoms, hand.jacobian, hand.names)
+        crystal.shifts.data[:] = torch.linspace(-0.02, 0.03, len(hand.names)).double()
+        potentials.append(crystal.potential(hkl, WAVELENGTH, derivatives=True))
+    first, second = potentials
+    torch.testing.assert_close(second.u, first.u.conj().resolve_conj(), rtol=0, atol=1e-15)
+    expected = first.derivatives.conj().resolve_conj()
+    torch.testing.assert_close(second.derivatives, expected, rtol=0, atol=1e-14)
+    assert first.u.imag.abs().max() > 1e-3
+
+
+def test_the_other_hand_of_the_other_hand_is_the_first(inputs):
+    again = other_hand(other_hand(inputs))
+    assert torch.equal(again.atoms.parameters, inputs.atoms.parameters)
+    assert torch.equal(again.atoms.translations, inputs.atoms.translations)
+    assert torch.equal(again.jacobian, inputs.jacobian)
+
+
+def test_only_groups_of_proper_rotations_have_hands(inputs):
+    atoms = inputs.atoms
+    assert is_chiral(atoms)
+    both = torch.cat([atoms.rotations, -atoms.rotations])
+    assert not is_chiral(replace(atoms, rotations=both))
+
+
+@pytest.fixture
+def observations():
+    """Four reflections of sigma 1, two of them the same measurement listed twice."""
+    scan = triclinic_crystal().scan.dataset(0.5, 1).observations
+    few = replace(
+        scan,
+        intensity=torch.tensor([10.0, 20.0, 30.0, 30.0], dtype=torch.float64),
+        sigma=torch.ones(4, dtype=torch.float64),
+        share=torch.tensor([1.0, 1.0, 0.5, 0.5], dtype=torch.float64),
+    )
+    return few
+
+
+def test_votes_by_hand(observations):
+    first = observations.intensity + torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64)
+    second = observations.intensity + torch.tensor([2.0, 0.5, -3.0, -3.0], dtype=torch.float64)
+    votes = vote(observations, first, second)
+    assert (votes.n, votes.for_first) == (3.0, 2.0)
+    assert votes.z_score == pytest.approx((2 * 2 - 3) / math.sqrt(3))
+    noise = [1 - math.erf(d / 2) for d in (2.0, 0.5, 3.0)]
+    assert votes.z_score_noise_adjusted == pytest.approx(1 / math.sqrt(3 - sum(noise)))
+    assert vote(observations, second, first).z_score == pytest.approx(-votes.z_score)
+    assert 0.5 < votes.probability < 1.0
+
+
+def test_equal_hands_are_a_draw(observations):
+    votes = vote(observations, observations.intensity, observations.intensity)
+    assert votes.z_score == votes.z_score_noise_adjusted == 0.0
+    assert votes.probability == 0.5

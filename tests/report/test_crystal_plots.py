@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sample import sample, summary
+
+from dials_hybrid.report import crystal_plots
+
+
+def test_heat_map_and_its_mean():
+    map_, mean = crystal_plots.heat_map(sample().distributions[1])["data"]
+    assert np.shape(map_["z"]) == (4, 3), "a row for each thickness"
+    assert np.array(map_["z"])[:, 0] == pytest.approx([2.5, 5.0, 2.5, 0.0])
+    assert mean["y"] == pytest.approx([200.0, 200.0, 200.0])
+
+
+def test_heat_maps_have_names_of_their_own():
+    names = {crystal_plots.heat_map(distribution)["id"] for distribution in sample().distributions}
+    assert len(names) == 2
+
+
+def test_uncertainty_of_the_thickness_is_a_band():
+    figure = crystal_plots.thickness_curve(summary()["thickness"]["curve"])
+    band, mean, _, spread = figure["data"]
+    assert set(band["y"]) == {488.0, 512.0}
+    assert (set(mean["y"]), set(spread["y"])) == ({500.0}, {90.0})
+    assert "one s.u." in figure["note"]
+
+
+def test_no_band_where_the_uncertainty_is_not_known():
+    curve = [{"crystal": 0, "angle": 1.0, "mean": 500.0, "spread": 90.0}]
+    figure = crystal_plots.thickness_curve(curve)
+    assert [trace["name"] for trace in figure["data"]] == ["mean", "spread"]
+    assert "s.u." not in figure["note"]
+
+
+def test_scan_is_relative_to_its_lowest():
+    (trace,) = crystal_plots.thickness_scan(summary()["scan"])["data"]
+    assert trace["y"] == [3.0, 1.0, 2.0]
+    assert crystal_plots.thickness_scan(None) is None
+
+
+def test_tilts_have_their_band_and_scales_without_one_none():
+    data = sample()
+    band, tilt = crystal_plots.tilts(data.tilts)["data"]
+    assert tilt["y"] == pytest.approx([-0.2, 0.0, 0.2])
+    assert sorted(band["y"]) == pytest.approx([-0.22, -0.18, -0.02, 0.02, 0.18, 0.22])
+    assert len(crystal_plots.scales(data.scales)["data"]) == 1

@@ -29,7 +29,9 @@ smartquotes = False
 html_theme = "alabaster"  # comes with Sphinx
 html_theme_options = {
     "description": "Dynamical refinement of 3D electron diffraction data with DIALS",
-    "page_width": "70rem",
+    "page_width": "76rem",
+    "body_max_width": "none",
+    "code_font_size": "0.8em",
     "font_family": "sans-serif",
     "show_powered_by": False,
 }

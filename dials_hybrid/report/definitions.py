@@ -44,7 +44,7 @@ DEFINITIONS = {
         "(I_calc − I_obs)/σ′ with σ′ of the error model: σ′² = (kσ)² + (2aP)² + b², "
         "P = (max(I_obs, 0) + 2I_calc)/3; gain k, instability a and floor b."
     ),
-    "s.u.": "Standard uncertainty, from the inverse of the full least-squares matrix, scaled to the data.",
+    "s.u.": "Standard uncertainty, from the full least-squares matrix and the scatter of the residuals.",
     "Correlation": "C_ij / √(C_ii C_jj) of the covariance matrix C of all refined numbers.",
     "Displacement ellipsoids": "They hold the atom with a probability of 50 %.",
 }

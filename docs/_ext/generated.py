@@ -18,6 +18,7 @@ import textwrap
 from pathlib import Path
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
@@ -58,27 +59,41 @@ def option(definition) -> str:
         values = "One of " + ", ".join(f"``{word.value.lstrip('*')}``" for word in words.words) + "."
         default = next(word.value[1:] for word in words.words if word.value.startswith("*"))
     else:
-        values = f"Type: {kind}."
+        values = meaning(kind)
         default = " ".join(word.value for word in words.words)
     if words.multiple:
         values += " May be given several times."
     if words.expert_level:
         values += f" Expert level {words.expert_level}."
-    sentences = literal(escaped(" ".join(words.help.split())))
+    sentences = prose(" ".join(words.help.split()))
     return f".. option:: {definition.path}={default}\n\n   {sentences}\n\n   {values}\n"
+
+
+def meaning(kind: str) -> str:
+    """A type of PHIL in words: "float(value_min=0, value_max=1, allow_none=True)"."""
+    limits = dict(re.findall(r"value_(min|max)=([^,)]+)", kind))
+    name = kind.partition("(")[0]
+    words = {"float": "Number", "int": "Whole number", "bool": "True or False", "path": "File name"}
+    words |= {"str": "Text", "strings": "Words"}
+    least = f" from {limits['min']}" if "min" in limits else ""
+    most = f" to {limits['max']}" if "max" in limits else ""
+    return words[name] + least + most + "."
 
 
 def escaped(text: str) -> str:
     return re.sub(r"([*|_\\])", r"\\\1", text)
 
 
-def literal(text: str) -> str:
-    """Code in single backticks, as docstrings have it, in double ones."""
-    return re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", text)
+def prose(text: str) -> str:
+    """Text in which nothing is markup but code in single backticks, as docstrings have it."""
+    parts = re.split(r"`+", text)
+    return "".join(f"``{part}``" if i % 2 else escaped(part) for i, part in enumerate(parts))
 
 
 class Docstring(Generated):
     """Paragraphs as they are; what is indented (equations, examples) as it stands in the source."""
+
+    option_spec = {"no-args": directives.flag}
 
     def text(self, module: str, name: str = "") -> str:
         path = module.replace(".", "/")
@@ -86,7 +101,10 @@ class Docstring(Generated):
         node = ast.parse(self.source(path))
         for part in filter(None, name.split(".")):
             node = next(child for child in node.body if getattr(child, "name", None) == part)
-        return "\n\n".join(map(paragraph, blocks(ast.get_docstring(node))))
+        docstring = ast.get_docstring(node)
+        if "no-args" in self.options:
+            docstring = docstring.partition("\nArgs:")[0]
+        return "\n\n".join(map(paragraph, blocks(docstring)))
 
 
 def blocks(docstring: str) -> list[str]:
@@ -108,9 +126,9 @@ def blocks(docstring: str) -> list[str]:
 
 def paragraph(block: str) -> str:
     lines = block.splitlines()
-    if block.startswith(" ") or (len(lines) > 1 and all(" = " in line for line in lines)):
+    if block.startswith(" ") or (len(lines) > 1 and all(re.match(r"\S+ = ", line) for line in lines)):
         return "::\n\n" + textwrap.indent(textwrap.dedent(block), "   ")
-    return literal(escaped(" ".join(block.replace("::", ":").split())))
+    return prose(" ".join(block.replace("::", ":").split()))
 
 
 class Definitions(Generated):
@@ -132,7 +150,7 @@ class Layout(Generated):
             own = ["all"] if own >= names["PARTS"] else sorted(own)
             cctbx = ["DIALS and cctbx"] if others >= names["CCTBX"] else sorted(others & names["CCTBX"])
             others = sorted(others - names["CCTBX"]) + cctbx
-            cells.append((f"``{part}``", ", ".join(own), ", ".join(others)))
+            cells.append((part, ", ".join(own), ", ".join(others)))
         for row in cells:
             rows += [f"   {'*' if i == 0 else ' '} - {escaped(cell)}" for i, cell in enumerate(row)]
         return "\n".join(rows)
@@ -147,7 +165,7 @@ class Changelog(Generated):
             if heading:
                 result += [heading[1], "-" * len(heading[1])]
             elif not line.startswith("# "):
-                result.append(literal(line))
+                result.append(line.replace("`", "``"))
         return "\n".join(result)
 
 

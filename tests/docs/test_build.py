@@ -83,10 +83,20 @@ def test_parameters_of_shell_examples_exist(path):
             assert any(f".{path}".endswith(f".{name}") for path in known), (line, name)
 
 
+def test_the_example_of_waves_prints_what_is_shown():
+    done = subprocess.run([sys.executable, DOCS / "amplitudes.py"], capture_output=True, text=True)
+    assert done.stdout == (DOCS / "output" / "amplitudes.txt").read_text(), done.stderr
+
+
+def test_the_script_of_convergence_explains_itself():
+    done = subprocess.run([sys.executable, DOCS / "convergence.py"], capture_output=True, text=True)
+    assert done.returncode == 1 and "integrated.expt" in done.stderr
+
+
 def test_every_key_of_the_json_is_documented():
-    text = (DOCS / "output_files.rst").read_text(encoding="utf-8")
-    for key in json_keys():
-        assert f"``{key}``" in text, key
+    section = (DOCS / "output_files.rst").read_text(encoding="utf-8").partition("\nJSON\n")[2]
+    rows = " ".join(re.findall(r"^   \* - (.*)", section, re.MULTILINE))
+    assert set(re.findall(r"``(\w+)``", rows)) == json_keys() | {"restraints"}
 
 
 def json_keys() -> set[str]:

@@ -30,8 +30,8 @@ structure {
   refine = None
     .type = str
     .multiple = True
-    .help = "Atoms, or some of their parameters (xyz, u, occ), to refine although they would be fixed, tied or"
-            "riding: occ: name O1*."
+    .help = "Atoms, or some of their parameters (xyz, u, occ), to refine although they would be fixed, tied"
+            "or riding: occ: name O1*."
     .expert_level = 1
   refine_occupancies = False
     .type = bool

@@ -368,7 +368,7 @@ E, R, C = "EXPT", "REFL", "CIF"
 BAD = {
     # name: (arguments, what they need, what the sentence must say)
     "typo in a name": ([E, R, C, "thicknes.model=flat"], None, r"does not understand thicknes\.model=flat"),
-    "typo in a choice": ([E, R, C, "thickness.model=flet"], None, r"model=flet.*Possible choices are: .*flat"),
+    "typo in a choice": ([E, R, C, "thickness.model=flet"], None, r"model=flet.*choices are: .*flat"),
     "no number": ([E, R, C, "data.d_min=abc"], None, r"data\.d_min=abc: .*NameError|data\.d_min=abc"),
     "negative number": ([E, R, C, "data.d_min=-1"], None, r"data\.d_min.* -1 < 0"),
     "nothing": ([E, R, C, "data.free_fraction=None"], None, r"data\.free_fraction cannot be None"),

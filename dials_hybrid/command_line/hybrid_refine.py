@@ -58,7 +58,7 @@ _INPUT_ENDINGS = (*_STRUCTURE_ENDINGS, _FRAMES_ENDING, ".expt", ".refl", ".json"
 @dials.util.show_mail_handle_errors()
 def run(args: list[str] | None = None, phil: libtbx.phil.scope = phil_scope) -> None:
     """The command. Ends the program with status 1 and one sentence when it cannot do its work."""
-    usage = "dials.hybrid_refine [options] integrated.expt integrated.refl model.cif"
+    usage = "dials.hybrid_refine [options] integrated.expt integrated.refl | dataset.cif_pets model.cif"
     parser = ArgumentParser(
         usage=usage,
         phil=phil,

@@ -34,9 +34,7 @@ class Crystal(nn.Module):
         absorption: factor on the absorptive potential of thermal diffuse scattering; 0 for none.
     """
 
-    def __init__(
-        self, atoms: AtomicModel, jacobian: Tensor, names: tuple[str, ...], absorption: float = 0.0
-    ):
+    def __init__(self, atoms: AtomicModel, jacobian: Tensor, names: tuple[str, ...], absorption: float = 0.0):
         super().__init__()
         self.absorption = absorption
         self.start = atoms

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -11,12 +10,18 @@ import libtbx.phil
 from dials.util.options import ArgumentParser
 from dxtbx.model.experiment_list import ExperimentList
 
+from dials_hybrid.program import check_output
+
 STRUCTURE_ENDINGS = (".cif", ".ins", ".res", ".pdb")
-_INPUT_ENDINGS = (*STRUCTURE_ENDINGS, ".expt", ".refl", ".json", ".pickle", ".phil")
+FRAMES_ENDING = ".cif_pets"
+_INPUT_ENDINGS = (*STRUCTURE_ENDINGS, FRAMES_ENDING, ".expt", ".refl", ".json", ".pickle", ".phil")
 
 
-def parse_arguments(program: str, parser: ArgumentParser, args: list[str]):
-    """Parameters, options and names of structure files; ends the program where they make no sense."""
+def parse_arguments(program: str, parser: ArgumentParser, args: list[str], *, others: tuple[str, ...] = ()):
+    """Parameters, options, names of structure files and of files with one of the endings `others`.
+
+    Ends the program where the arguments make no sense.
+    """
     _check_files(program, args)
     try:
         params, options, unhandled = parser.parse_args(args=args, show_diff_phil=False, return_unhandled=True)
@@ -27,32 +32,21 @@ def parse_arguments(program: str, parser: ArgumentParser, args: list[str]):
             reason = f"this is not such a file ({reason})"
         sys.exit(": ".join([program, *guilty[:1], reason]))
     structures = [name for name in unhandled if name.lower().endswith(STRUCTURE_ENDINGS)]
-    strange = [name for name in unhandled if name not in structures]
+    named = [name for name in unhandled if name.lower().endswith(others)] if others else []
+    strange = [name for name in unhandled if name not in structures and name not in named]
     if strange:
         _refuse(program, strange)
     if len(structures) > 1:
         sys.exit(f"{program} takes one structure, not {' and '.join(structures)}")
-    return params, options, structures
+    return params, options, structures, named
 
 
 def check_outputs(program: str, scope: libtbx.phil.scope, output: libtbx.phil.scope_extract) -> None:
     """Stop before the work if a result of scope `output` cannot be written."""
     for definition in scope.get("output").all_definitions():
         filename = getattr(output, definition.object.name)
-        if not filename:
-            continue
-        target = Path(filename).resolve()
-        device = target.exists() and not target.is_file()
-        places = [target] if device else [place for place in (target, target.parent) if place.exists()]
-        if target.is_dir():
-            reason = "it is a folder"
-        elif not target.parent.is_dir():
-            reason = f"there is no folder {target.parent}"
-        elif not all(os.access(place, os.W_OK) for place in places):
-            reason = "permission denied"
-        else:
-            continue
-        sys.exit(f"{program} cannot write {definition.path}={filename}: {reason}")
+        if filename:
+            check_output(program, definition.path, filename)
 
 
 def _check_files(program: str, args: list[str]) -> None:

@@ -47,7 +47,7 @@ ALLOWED = {
     "report_data": ({"refine", "report", "result"}, {"cctbx", "numpy", "torch"}),
     "phil": (set(), {"libtbx"}),
     "phil_simulate": (set(), {"libtbx"}),
-    "arguments": (set(), {"dials", "dxtbx", "libtbx"}),
+    "arguments": ({"program"}, {"dials", "dxtbx", "libtbx"}),
     "running": ({"io", "refine", "report", "model"}, set()),
     "machine": ({"__version__", "model"}, {"numpy", "scipy", "torch"}),
     "problem": ({"bloch", "data", "io", "refine", "rocking"}, {"numpy", "torch"}),

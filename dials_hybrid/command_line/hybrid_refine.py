@@ -35,7 +35,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import logging
 import sys
-from pathlib import Path
 
 import libtbx.phil
 
@@ -43,16 +42,14 @@ import dials.util
 import dials.util.log
 from dials.util.options import ArgumentParser, reflections_and_experiments_from_files
 from dials.util.version import dials_version
-from dxtbx.model.experiment_list import ExperimentList
 
+from dials_hybrid.arguments import FRAMES_ENDING, check_outputs, parse_arguments
 from dials_hybrid.phil import phil_scope
-from dials_hybrid.program import check_output, is_first_rank, local_device, one_sentence
+from dials_hybrid.program import is_first_rank, local_device, one_sentence
 
 logger = logging.getLogger("dials.hybrid_refine")
 
-_STRUCTURE_ENDINGS = (".cif", ".ins", ".res", ".pdb")
-_FRAMES_ENDING = ".cif_pets"
-_INPUT_ENDINGS = (*_STRUCTURE_ENDINGS, _FRAMES_ENDING, ".expt", ".refl", ".json", ".pickle", ".phil")
+_PROGRAM = "dials.hybrid_refine"
 
 
 @dials.util.show_mail_handle_errors()
@@ -68,13 +65,8 @@ def run(args: list[str] | None = None, phil: libtbx.phil.scope = phil_scope) -> 
         epilog=__doc__,
     )
     args = sys.argv[1:] if args is None else args
-    _check_files(args)
-    params, options, unhandled = _parse(parser, args)
-    structures = [name for name in unhandled if name.lower().endswith(_STRUCTURE_ENDINGS)]
-    frames = [name for name in unhandled if name.lower().endswith(_FRAMES_ENDING)]
-    strange = [name for name in unhandled if name not in structures and name not in frames]
-    if strange:
-        _refuse(strange)
+    endings = (FRAMES_ENDING,)
+    params, options, structures, frames = parse_arguments(_PROGRAM, parser, args, others=endings)
     needed = {"structure (.cif, .ins, .res, .pdb)": structures}
     if params.input.experiments or params.input.reflections or not frames:
         needed = {
@@ -85,63 +77,11 @@ def run(args: list[str] | None = None, phil: libtbx.phil.scope = phil_scope) -> 
     if not all(needed.values()):
         parser.print_help()
         missing = [what for what, given in needed.items() if not given]
-        sys.exit(f"dials.hybrid_refine needs {' and '.join(missing)}" if args else 0)
-    if len(structures) > 1:
-        sys.exit(f"dials.hybrid_refine takes one structure, not {' and '.join(structures)}")
-    _check_outputs(params.output)
+        sys.exit(f"{_PROGRAM} needs {' and '.join(missing)}" if args else 0)
+    check_outputs(_PROGRAM, phil_scope, params.output)
     params.device = local_device(params.device)
-    with one_sentence("dials.hybrid_refine", params.device, params.output.checkpoint):
+    with one_sentence(_PROGRAM, params.device, params.output.checkpoint):
         _refine(parser, params, options, structures[0], frames)
-
-
-def _check_files(args: list[str]) -> None:
-    """Stop if an argument that can only be an input file does not exist."""
-    for name in args:
-        if "=" not in name and name.lower().endswith(_INPUT_ENDINGS) and not Path(name).exists():
-            sys.exit(f"dials.hybrid_refine cannot find the file {name}")
-
-
-def _parse(parser: ArgumentParser, args: list[str]):
-    try:
-        return parser.parse_args(args=args, show_diff_phil=False, return_unhandled=True)
-    except Exception as error:
-        guilty = [arg for arg in args if not _parses(parser, arg)]
-        reason = " ".join(str(error).split())
-        if guilty and guilty[0].startswith("input.") and Path(guilty[0].partition("=")[2]).exists():
-            reason = f"this is not such a file ({reason})"
-        sys.exit(": ".join(["dials.hybrid_refine", *guilty[:1], reason]))
-
-
-def _parses(parser: ArgumentParser, arg: str) -> bool:
-    try:
-        parser.parse_args(args=[arg], show_diff_phil=False, return_unhandled=True)
-    except Exception:
-        return False
-    return True
-
-
-def _refuse(strange: list[str]) -> None:
-    """Stop because of arguments that are neither parameters nor input that can be read."""
-    for name in strange:
-        if name.lower().endswith((".expt", ".json")) and Path(name).is_file():
-            try:
-                ExperimentList.from_file(name, check_format=False)
-            except Exception as error:
-                sys.exit(f"dials.hybrid_refine cannot read experiments from {name}: {error}")
-        elif name.lower().endswith((".refl", ".pickle")) and Path(name).is_file():
-            sys.exit(f"dials.hybrid_refine cannot read reflections from {name}")
-    sys.exit(
-        f"dials.hybrid_refine does not understand {' '.join(strange)}: neither a parameter "
-        "(see dials.hybrid_refine -c -e2) nor an input file"
-    )
-
-
-def _check_outputs(output: libtbx.phil.scope_extract) -> None:
-    """Stop before the work if its result cannot be written."""
-    for definition in phil_scope.get("output").all_definitions():
-        filename = getattr(output, definition.object.name)
-        if filename:
-            check_output("dials.hybrid_refine", definition.path, filename)
 
 
 def _refine(parser, params, options, structure_file: str, frame_files: list[str]) -> None:

@@ -56,7 +56,7 @@ def run(args: list[str] | None = None, phil: libtbx.phil.scope = phil_scope) -> 
         epilog=__doc__,
     )
     args = sys.argv[1:] if args is None else args
-    params, options, structures = parse_arguments(_PROGRAM, parser, args)
+    params, options, structures, _ = parse_arguments(_PROGRAM, parser, args)
     needed = {
         "experiments (.expt)": params.input.experiments,
         "a structure (.cif, .ins, .res, .pdb)": structures,

@@ -6,10 +6,8 @@ One thread (on a CPU the seconds are those of the process, so that its neighbour
 complex64, intensities of all beams and the gradient of a weighted sum of them by the structure matrix
 (coupling and diagonals): the median of interleaved repeats. The baseline is torch.matrix_exp of each
 step's matrix for each thickness, applied to the first column, with autograd and checkpointing. Errors
-are relative L2 errors against complex128 eigenvectors of the same matrices. Structures: quartz and
-the lead bromide are near the real ones, the atoms of the two organic cells are put at random; beams
-are chosen by g_max and sg_max as for a refinement. Rocking steps have the width 0.75 / (g_max t),
-|S_g| is clamped at twice sg_max.
+are relative L2 errors against complex128 eigenvectors of the same matrices. Segments: see
+segments.py.
 """
 
 from __future__ import annotations
@@ -21,185 +19,14 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from segments import GENERAL, WAVE_NUMBER, ZONE_AXIS, Problem, problem, thicknesses
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from dials_hybrid.bloch import chebyshev, waves
-from dials_hybrid.bloch.beams import cut_segments, reflections_within
-from dials_hybrid.bloch.electron import wavelength
-from dials_hybrid.bloch.geometry import excitation_errors, rotation_matrix
-from dials_hybrid.bloch.matrix import DifferenceTable, coupling, symmetrisation
-from dials_hybrid.bloch.scattering import metric_tensor, potential_scale, structure_factors
-from dials_hybrid.data import AtomicModel
-
-WAVE_NUMBER = 1.0 / wavelength(200.0)
-SG_MAX = 0.01
-GENERAL, ZONE_AXIS = (0.31, -0.47, 0.22), (0.0, 0.0, 0.0)
-
-# Peng et al. (1996), five Gaussians in s up to 2 1/A
-PENG = {
-    "C": ((0.0893, 0.2563, 0.757, 1.0487, 0.3575), (0.2465, 1.71, 6.4094, 18.6113, 50.2523)),
-    "N": ((0.1022, 0.3219, 0.7982, 0.8197, 0.1715), (0.2451, 1.7481, 6.1925, 17.3894, 48.1431)),
-    "O": ((0.0974, 0.2921, 0.691, 0.699, 0.2039), (0.2067, 1.3815, 4.6943, 12.7105, 32.4726)),
-    "Si": ((0.2519, 0.6372, 1.3795, 2.5082, 1.05), (0.3075, 2.0174, 9.6746, 29.3744, 80.4732)),
-    "Br": ((0.4798, 1.1948, 1.8695, 2.6953, 0.8203), (0.2504, 1.5963, 6.9653, 19.8492, 50.3233)),
-    "Cs": ((1.2704, 3.8018, 5.6618, 0.9205, 4.8105), (0.4356, 4.2058, 23.4342, 136.7783, 171.7561)),
-    "Pb": ((1.0891, 2.1867, 3.616, 3.8031, 1.8994), (0.2552, 1.7174, 6.5131, 23.917, 74.7039)),
-}
-
-
-def operations(*triplets: str) -> list[tuple[list[list[float]], list[float]]]:
-    """Rotations and translations of symmetry operations such as -x+1/2,y,z."""
-    parsed = []
-    for triplet in triplets:
-        rotation, translation = [], []
-        for part in triplet.split(","):
-            points = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
-            at = [eval(part, dict(zip("xyz", point, strict=True))) for point in points]
-            translation.append(at[0])
-            rotation.append([value - at[0] for value in at[1:]])
-        parsed.append((rotation, translation))
-    return parsed
-
-
-P3221 = operations("x,y,z", "-y,x-y,z+2/3", "-x+y,-x,z+1/3", "y,x,-z", "x-y,-y,-z+1/3", "-x,-x+y,-z+2/3")
-P21 = operations("x,y,z", "-x,y+1/2,-z")
-P212121 = operations("x,y,z", "-x+1/2,-y,z+1/2", "-x,y+1/2,-z+1/2", "x+1/2,-y+1/2,-z")
-PNMA = operations("x,y,z", "-x+1/2,-y,z+1/2", "-x,y+1/2,-z", "x+1/2,-y+1/2,-z+1/2")
-PNMA += [([[-x for x in row] for row in r], [-x for x in t]) for r, t in PNMA]
-
-
-def model(cell, atoms, symmetry) -> AtomicModel:
-    """Atoms are (element, site, u_iso, multiplicity / operations)."""
-    elements = [atom[0] for atom in atoms]
-    kinds = sorted(set(elements))
-
-    def double(x):
-        return torch.tensor(x, dtype=torch.float64)
-
-    return AtomicModel(
-        labels=tuple(f"{element}{i}" for i, element in enumerate(elements)),
-        elements=tuple(elements),
-        cell=double(cell),
-        parameters=double([[*site, u, *[0.0] * 6, 1.0] for _, site, u, _ in atoms]),
-        anisotropic=torch.zeros(len(atoms), dtype=torch.bool),
-        multiplicity=double([atom[3] for atom in atoms]),
-        form_factor_type=torch.tensor([kinds.index(element) for element in elements]),
-        form_factor_a=double([PENG[kind][0] for kind in kinds]),
-        form_factor_b=double([PENG[kind][1] for kind in kinds]),
-        rotations=double([r for r, _ in symmetry]),
-        translations=double([t for _, t in symmetry]),
-    )
-
-
-def quartz() -> AtomicModel:
-    atoms = [("Si", (0.4697, 0.0, 2 / 3), 0.008, 0.5), ("O", (0.4135, 0.2669, 0.7858), 0.014, 1.0)]
-    return model((4.913, 4.913, 5.405, 90.0, 90.0, 120.0), atoms, P3221)
-
-
-def organic(cell, elements: str, symmetry) -> AtomicModel:
-    """Atoms at random sites."""
-    sites = torch.rand(len(elements), 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    atoms = [(e, tuple(x), 0.03, 1.0) for e, x in zip(elements, sites.tolist(), strict=True)]
-    return model(cell, atoms, symmetry)
-
-
-def lead_bromide() -> AtomicModel:
-    atoms = [
-        ("Pb", (0.0, 0.0, 0.5), 0.02, 0.5),
-        ("Cs", (0.53, 0.25, 0.99), 0.05, 0.5),
-        ("Br", (0.996, 0.25, 0.554), 0.04, 0.5),
-        ("Br", (0.294, 0.027, 0.706), 0.04, 1.0),
-    ]
-    return model((8.244, 11.735, 8.198, 90.0, 90.0, 90.0), atoms, PNMA)
-
-
-CRYSTALS = {
-    "quartz": quartz,
-    "L-alanine size": lambda: organic((5.8, 6.0, 12.3, 90.0, 90.0, 90.0), "CCCNOO", P212121),
-    "organic, 28 atoms": lambda: organic(
-        (7.9, 8.6, 14.8, 90.0, 101.0, 90.0), "C" * 20 + "N" * 3 + "O" * 5, P21
-    ),
-    "lead bromide": lead_bromide,
-}
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A segment of steps, and weights of its intensities in the sum that is differentiated."""
-
-    name: str
-    coupling: Tensor  # (N, N)
-    diagonal: Tensor  # (K, N)
-    thickness: Tensor  # (T,)
-    weights: Tensor  # (K, T, N)
-
-    @property
-    def size(self) -> tuple[int, int, int]:
-        return self.coupling.shape[-1], len(self.diagonal), len(self.thickness)
-
-    def to(self, device: str, real: torch.dtype) -> Problem:
-        kind = self.coupling.dtype
-        if kind.is_complex:
-            kind = torch.complex128 if real == torch.float64 else torch.complex64
-        else:
-            kind = real
-        return replace(
-            self,
-            coupling=self.coupling.to(device, kind),
-            **{key: getattr(self, key).to(device, real) for key in ("diagonal", "thickness", "weights")},
-        )
-
-
-def thicknesses(largest: float, count: int) -> Tensor:
-    return largest * torch.arange(1, count + 1, dtype=torch.float64) / count
-
-
-def problem(
-    name: str,
-    g_max: float,
-    steps: int,
-    t: Tensor,
-    *,
-    rotation=GENERAL,
-    real=False,
-    width: float | None = None,
-) -> Problem:
-    """Steps of `width` [radian] about an axis that is nearly perpendicular to the beam."""
-    width = width or 0.75 / (g_max * float(t.max()))
-    atoms = CRYSTALS[name]()
-    basis = (
-        rotation_matrix(torch.tensor(rotation, dtype=torch.float64))
-        @ torch.linalg.cholesky(torch.linalg.inv(metric_tensor(atoms.cell))).mT
-    )
-    axis = torch.tensor([0.96, 0.28, 0.02], dtype=torch.float64) / 1.0004**0.5
-    beam = torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64)
-    angle = (torch.arange(steps, dtype=torch.float64) - steps // 2) * width
-    basis = rotation_matrix(angle[:, None] * axis) @ basis
-    segment = cut_segments(
-        basis,
-        beam.expand(steps, 3),
-        torch.zeros(steps, dtype=torch.long),
-        reflections_within(atoms.cell, g_max),
-        wave_number=WAVE_NUMBER,
-        sg_max=SG_MAX,
-        length=steps,
-    )[0]
-    r = torch.einsum("kij,nj->kni", basis, segment.hkl.double())
-    s_g = excitation_errors(r, beam, WAVE_NUMBER).clamp(-2.0 * SG_MAX, 2.0 * SG_MAX)
-    m = symmetrisation(r[steps // 2], beam, WAVE_NUMBER)
-    table = DifferenceTable.of_beams([segment.hkl])
-    u = structure_factors(atoms, table.hkl) * potential_scale(atoms.cell, 1.0 / WAVE_NUMBER)
-    a = coupling(u, table.of_pairs(segment.hkl), m)
-    # What is rounded here is rounded for every kernel and for the referee.
-    a, d, t = a.to(torch.complex64), (2.0 * WAVE_NUMBER * s_g * m**2).float(), t.float()
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(steps, len(t), len(segment.hkl), generator=generator)
-    return Problem(name, a.real.contiguous() if real else a, d, t, weights)
+from dials_hybrid.bloch import chebyshev, jacobian, waves
 
 
 def exponentials(a: Tensor, d: Tensor, thickness: Tensor) -> Tensor:
@@ -288,40 +115,49 @@ def cases(quick: bool) -> list[tuple[Problem, float | None]]:
 GEMM = 1024
 
 
-def gemm(device: str):
-    """A product of two complex64 matrices of 1024, to be timed."""
-    a = torch.randn(GEMM, GEMM, dtype=torch.complex64, device=device)
-    return lambda: a @ a
+def gemm(n: int, device: str):
+    """Products of complex64 matrices (n, n), as many as make one of 1024, to be timed."""
+    a = torch.randn(n, n, dtype=torch.complex64, device=device)
+    out, count = torch.empty_like(a), max(1, round((GEMM / n) ** 3))
+
+    def products():
+        for _ in range(count):
+            torch.mm(a, a, out=out)
+
+    return products, 8 * n**3 * count
 
 
 def speed_table(quick: bool, device: str) -> list[dict]:
-    print("Milliseconds, forward and backward; ratio: baseline / chosen; GEMM: part of the machine's rate")
+    print("Milliseconds, forward and backward; ratio: baseline / chosen; Chebyshev's part of the rate of")
+    print("complex64 products of matrices (1024, 1024) and (N, N) in the same run")
     print(
         f"{'case':18s} {'N':>4s} {'steps':>5s} {'T':>2s} {'baseline':>9s} {'eigen':>8s} {'chebyshev':>9s} "
-        f"{'chosen':>9s} {'ratio':>6s} {'target':>6s} {'error I':>8s} {'gradient':>8s} {'GEMM':>5s}"
+        f"{'chosen':>9s} {'ratio':>6s} {'target':>6s} {'error I':>8s} {'gradient':>8s} {'1024':>5s} {'N':>5s}"
     )
     rows = []
     for case, target in cases(quick):
         case = case.to(device, torch.float32)
         n, k, t = case.size
         functions = {name: partial(evaluate, case, propagate) for name, propagate in KERNELS.items()}
-        times = medians(functions | {"gemm": gemm(device)}, 5, device)
-        rate = 8 * GEMM**3 / times["gemm"]
+        large, flops = gemm(GEMM, device)
+        same, flops_same = gemm(n, device)
+        times = medians(functions | {"gemm": large, "gemm_same": same}, 5, device)
+        rates = flops / times["gemm"], flops_same / times["gemm_same"]
         chosen = waves.fastest(case.coupling, case.diagonal, case.thickness, WAVE_NUMBER)
         ratio = times["baseline"] / times[chosen]
         of_intensity, of_gradient = errors(case, KERNELS[chosen], device)
-        fraction = products(case) / times["chebyshev"] / rate if n >= 140 else None
+        fractions = [products(case) / times["chebyshev"] / rate for rate in rates if n >= 140]
         name = case.name if case.coupling.is_complex() else case.name + " real"
         rows.append(
             dict(case=name, n=n, steps=k, thicknesses=t, **times, chosen=chosen, ratio=ratio, target=target)
-            | dict(error_intensity=of_intensity, error_gradient=of_gradient, gemm_fraction=fraction)
+            | dict(error_intensity=of_intensity, error_gradient=of_gradient, gemm_fractions=fractions)
         )
         milliseconds = [
             f"{1e3 * times[key]:{width}.1f}" for key, width in zip(KERNELS, (9, 8, 9), strict=True)
         ]
         print(
             f"{name:18s} {n:4d} {k:5d} {t:2d} {' '.join(milliseconds)} {chosen:>9s} {ratio:6.1f} {target:6d} "
-            f"{of_intensity:8.1e} {of_gradient:8.1e} {'' if fraction is None else f'{fraction:5.2f}'}",
+            f"{of_intensity:8.1e} {of_gradient:8.1e} {' '.join(f'{x:5.2f}' for x in fractions)}",
             flush=True,
         )
     return rows
@@ -402,6 +238,33 @@ def scaling_table(quick: bool, device: str) -> list[dict]:
     return rows
 
 
+def jacobian_table(device: str) -> list[dict]:
+    """The forward Jacobian of 40 beams by 27 parameters, without the waves themselves."""
+    print("\nForward Jacobian of the lead bromide in real arithmetic, 40 beams, 27 parameters, t = 1200 A")
+    generator, rows = torch.Generator().manual_seed(0), []
+    square = torch.randn(GEMM, GEMM, device=device)
+    for k in (8, 16):
+        case = problem("lead bromide", 2.2, k, thicknesses(1200.0, 12), real=True).to(device, torch.float32)
+        n = case.size[0]
+        x = torch.randn(27, n, n, generator=generator).to(device)
+        beams, window = torch.arange(40, device=device), torch.ones(40, k, device=device)
+        p = torch.full((40, 12), 1 / 12, device=device)
+        expansion = jacobian.Expansion.of_matrices(
+            case.coupling, case.diagonal, case.thickness, p, beams, WAVE_NUMBER, hermitian=True
+        )
+        forward = partial(jacobian.forward, expansion, beams, x + x.mT, window, 2**20)
+        times = medians({"forward": forward, "gemm": lambda: square @ square}, 5, device)
+        flops = 4 * 27 * n**2 * k * len(expansion.series)
+        fraction = flops / times["forward"] / (2 * GEMM**3 / times["gemm"])
+        rows.append(dict(n=n, steps=k, degrees=len(expansion.series), **times, gemm_fraction=fraction))
+        print(
+            f"N {n:4d} steps {k:3d} degrees {len(expansion.series):4d}  {1e3 * times['forward']:.1f} ms, "
+            f"{1e3 * times['forward'] / k:.1f} a step, {fraction:.2f} of the rate of float32 products",
+            flush=True,
+        )
+    return rows
+
+
 def memory(algorithm: str) -> float:
     """Growth of the peak resident set [MiB] for N = 237, 48 steps, T = 10, in a process of its own."""
     done = subprocess.run(
@@ -448,6 +311,8 @@ def main() -> None:
     print(f"Complex64 GEMM of this machine: {statistics.median(rates):.0f} Gflop/s")
     results["accuracy"] = accuracy_table(options.quick, options.device)
     results["scaling"] = scaling_table(options.quick, options.device)
+    if not options.quick:
+        results["jacobian"] = jacobian_table(options.device)
     if options.device == "cpu":
         results["memory_mib"] = {name: memory(name) for name in waves.AMPLITUDES}
         print("\nGrowth of the peak memory, N = 237, 48 steps, T = 10 [MiB]:", results["memory_mib"])

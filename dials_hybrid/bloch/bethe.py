@@ -3,9 +3,9 @@ r"""Weak beams by perturbation theory (Bethe, 1928), so that the structure matri
 A beam w far from the Ewald sphere has the amplitude psi_w = -sum_h A_wh psi_h / A_ww of what the strong
 beams h send there, and sends back
 
-    A_gh -> A_gh - sum_w A_gw A_wh / A_ww,     A_ww = 2 K S_w M_w^2.
+    A_gh -> A_gh - sum_w A_gw A_wh / A_ww = A_gh - M_g M_h sum_w U_{g-w} U_{w-h} / (2 K S_w).
 
-1 / A_ww is averaged over the steps of a segment; like M_g it stays what it was when the beams were chosen.
+1 / S_w is averaged over the steps of a segment; like M_g it stays what it was when the beams were chosen.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dials_hybrid.bloch.geometry import excitation_errors
-from dials_hybrid.bloch.matrix import DifferenceTable, symmetrisation
+from dials_hybrid.bloch.matrix import DifferenceTable
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class WeakBeams:
     """What W weak beams do to the N strong ones of a segment."""
 
     there: Tensor  # (W, N) positions of w - h in the difference table
-    back: Tensor  # (N, W) positions of g - w
-    factor: Tensor  # (N, W) M_g M_w, for either way
-    inverse: Tensor  # (W,) mean of 1 / A_ww over the steps [A^2]
+    back: Tensor  # (W, N) positions of g - w
+    m: Tensor  # (N,) M_g of the strong beams
+    inverse: Tensor  # (W,) mean of 1 / (2 K S_w) over the steps [A^2]
 
     @classmethod
     def of_segment(
@@ -47,29 +47,52 @@ class WeakBeams:
             wave_number: K [1/A].
         """
         r = torch.einsum("kij,wj->kwi", basis, weak.to(basis.dtype))
-        m_weak = symmetrisation(r[len(r) // 2], beam, wave_number)
-        a_ww = 2.0 * wave_number * excitation_errors(r, beam, wave_number) * m_weak**2
+        s_w = excitation_errors(r, beam, wave_number)
         return cls(
             there=table.of_pairs(weak, strong),
-            back=table.of_pairs(strong, weak),
-            factor=m[:, None] * m_weak,
-            inverse=(1.0 / a_ww).mean(0),
+            back=table.of_pairs(strong, weak).T.contiguous(),
+            m=m,
+            inverse=(0.5 / (wave_number * s_w)).mean(0),
         )
 
     def to(self, dtype: torch.dtype) -> WeakBeams:
-        return WeakBeams(self.there, self.back, self.factor.to(dtype), self.inverse.to(dtype))
+        return WeakBeams(self.there, self.back, self.m.to(dtype), self.inverse.to(dtype))
 
     def correction(self, u: Tensor) -> Tensor:
         """What is added to A (N, N) [1/A^2] for U_g (D,) of the difference table."""
-        there, back = self._couplings(u)
-        return -(back * self.inverse) @ there
+        return -(self._back(u).mT @ u[self.there]) * torch.outer(self.m, self.m)
 
-    def correction_derivatives(self, u: Tensor, du: Tensor) -> Tensor:
-        """Derivatives (P, N, N) of `correction` for dU_g (P, D)."""
-        there, back = self._couplings(u)
-        d_there, d_back = self._couplings(du)
-        return -((d_back * self.inverse) @ there + (back * self.inverse) @ d_there)
+    def correction_derivatives(self, u: Tensor, du: Tensor, hermitian: bool) -> Tensor:
+        """Derivatives (P, N, N) of `correction` for dU_g (P, D).
 
-    def _couplings(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """A_wh (..., W, N) and A_gw (..., N, W)."""
-        return u[..., self.there] * self.factor.T, u[..., self.back] * self.factor
+        Some weak beams at a time, so that no array is larger than the result. With U_{-g} = conj(U_g), that
+        is `hermitian`, both factors of U U have derivatives that are alike.
+        """
+        total = self._by_one_factor(self._back(u), self.there, du)
+        if hermitian:
+            total = total + total.transpose(0, 1).conj()
+        else:
+            there = u[self.there] * self.inverse[:, None]
+            total = total + self._by_one_factor(there, self.back, du).transpose(0, 1)
+        return -(total * torch.outer(self.m, self.m)[..., None]).permute(2, 0, 1)
+
+    def contracted(self, u: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors (m, W, N) of dU at `there` and at `back` in the sum of weights_mgh and `correction`.
+
+        The weights are (m, N, N), M_g M_h included.
+        """
+        there = -(self._back(u).to(weights.dtype) @ weights)
+        back = -((u[self.there] * self.inverse[:, None]).to(weights.dtype) @ weights.mT)
+        return there, back
+
+    def _by_one_factor(self, fixed: Tensor, pairs: Tensor, du: Tensor) -> Tensor:
+        """sum_w fixed_wi dU_wj (N, N, P), where fixed is (W, N) and `pairs` (W, N) tells which dU."""
+        n, table = len(self.m), du.mT.contiguous()  # parameters last: they are looked up together
+        total = table.new_zeros(n, n * table.shape[1])
+        for weak in (slice(i, i + n) for i in range(0, len(fixed), n)):
+            total.addmm_(fixed[weak].mT, table[pairs[weak]].flatten(1))
+        return total.view(n, n, -1)
+
+    def _back(self, u: Tensor) -> Tensor:
+        """U_{g-w} / (2 K S_w), shape (W, N)."""
+        return u[self.back] * self.inverse[:, None]

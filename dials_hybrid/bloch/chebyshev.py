@@ -23,13 +23,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from dials_hybrid.bloch.series import Series, Spectrum
 
-_BLOCK = 16  # degrees contracted at once; even
+_BLOCK = 32  # degrees contracted at once; even
 RING = _BLOCK + 2  # vectors held where they are not to be kept
 _KEPT = 2**24  # bytes of Chebyshev vectors kept or held at once
 _OUTSIDE = 1.5  # a vector longer than this shows an eigenvalue outside the bounds
@@ -67,15 +68,28 @@ class Operator:
         out[:, 1] = self.matrix[:, None, 0] / 2.0
         out[:, 1, :, 0] -= self.minus_diagonal[..., 0] / 2.0
 
+    def slots(self, buffer: Tensor) -> list[Tensor]:
+        """The vectors (S, R, N) of each degree in a buffer (S, n, ..., N); without S if it is 1."""
+        rows = buffer.flatten(2, -2)
+        return list(rows[0].unbind(0) if len(rows) == 1 else rows.unbind(1))
+
+    @cached_property
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """The matrix and what to subtract from its diagonal for slots, which lack S if it is 1."""
+        both = self.matrix, self.minus_diagonal
+        return both if len(self.matrix) > 1 else (both[0][0], both[1][0])
+
     def next(self, older: Tensor, newer: Tensor, out: Tensor) -> None:
-        """out = 2 X newer - older."""
-        torch.addcmul(older, self.minus_diagonal, newer, out=out)
-        out.baddbmm_(newer, self.matrix, beta=-1)
+        """out = 2 X newer - older, for slots of a buffer."""
+        matrix, minus_diagonal = self._factors
+        torch.addcmul(older, minus_diagonal, newer, out=out)
+        (out.addmm_ if out.dim() == 2 else out.baddbmm_)(newer, matrix, beta=-1)
 
     def next_onto(self, older: Tensor, newer: Tensor, out: Tensor) -> None:
         """out = 2 X newer - older - out."""
-        out.add_(older).addcmul_(self.minus_diagonal, newer)
-        out.baddbmm_(newer, self.matrix, beta=-1)
+        matrix, minus_diagonal = self._factors
+        out.add_(older).addcmul_(minus_diagonal, newer)
+        (out.addmm_ if out.dim() == 2 else out.baddbmm_)(newer, matrix, beta=-1)
 
     def vectors(self, count: int, buffer: Tensor) -> Iterator[tuple[int, Tensor]]:
         """x_n of degrees n < count: the first degree and a block (S, b, K, N) that starts with it.
@@ -83,14 +97,14 @@ class Operator:
         Blocks are pieces of `buffer`, (S, count, K, N) if it can take all of them; one for
         RING degrees is written again and again.
         """
-        slots, ring = buffer.unbind(1), buffer.shape[1] < count
+        slots, ring = self.slots(buffer), buffer.shape[1] < count
         self.start(buffer)
         made, offset = 2, 0  # the slot of degree n is n - offset
         for first in range(0, count, _BLOCK):
             last = min(first + _BLOCK, count)
             if ring and first:
-                slots[0].copy_(slots[first - 2 - offset])
-                slots[1].copy_(slots[first - 1 - offset])
+                for i in (0, 1):
+                    slots[i].copy_(slots[first - 2 + i - offset])
                 offset = first - 2
             for i in range(made - offset, last - offset):
                 self.next(slots[i - 2], slots[i - 1], slots[i])
@@ -135,7 +149,7 @@ class _Amplitudes(torch.autograd.Function):
         if beams is not None:
             g = g.new_zeros(*g.shape[:-1], n).index_add_(-1, beams, g)
         by_matrix = operator.matrix.new_zeros(s, n, n)
-        by_diagonal = operator.matrix.new_zeros(s, k, n)
+        by_diagonal = torch.zeros_like(operator.minus_diagonal)
         size = k if ctx.kept is not None else max(1, k * _KEPT // _bytes(operator, len(series)))
         for steps in [slice(i, min(i + size, k)) for i in range(0, k, size)]:
             part, x = operator.of_steps(steps), ctx.kept
@@ -148,10 +162,9 @@ class _Amplitudes(torch.autograd.Function):
                 by_thickness += _overlaps(x, parts, series.by_thickness)
             _reverse(part.adjoint, x, parts, series, by_matrix, by_diagonal[:, steps])
         factor = 2.0 / ctx.half_width
-        by_diagonal = by_diagonal * factor
         if not ctx.complex_diagonal:
             by_diagonal = by_diagonal.real
-        return by_matrix.conj() * factor, by_diagonal, by_thickness, None, None, None
+        return by_matrix.conj() * factor, by_diagonal * factor, by_thickness, None, None, None
 
 
 def _bytes(operator: Operator, count: int) -> int:
@@ -242,26 +255,32 @@ def _reverse(
 
     The operator is the adjoint of that of x.
     """
-    s, count, k, n = x.shape
+    count = x.shape[1]
     y = operator.buffer(RING)
-    product = torch.empty_like(y[:, :_BLOCK])
     y[:, :2] = 0.0
-    slots = y.unbind(1)
+    slots, y_words, x_words = operator.slots(y), y, x.conj()
+    if operator.hermitian and x.is_complex():  # the diagonal is real: so are the products, of words
+        y_words, x_words = (torch.view_as_real(v).flatten(-2) for v in (y, x))
+    overlaps = torch.zeros_like(y_words[:, :_BLOCK])
     for block in blocks_downwards(count):
         first, b = block.start, len(block)
-        slots[b + 1].copy_(slots[1])
-        slots[b].copy_(slots[0])
+        for i in (1, 0):
+            slots[b + i].copy_(slots[i])
         sources(y[:, :b], -series.coefficients[first : first + b], parts)
         low = 0 if first else 1  # y_0 meets no vector, y_{n+1} meets x_n
         for i in reversed(range(low, b)):
             operator.next_onto(slots[i + 2], slots[i + 1], slots[i])
-        newer, older = y[:, low:b], x[:, first + low - 1 : first + b - 1]
-        by_matrix.baddbmm_(newer.flatten(1, 2).mH, older.flatten(1, 2))
-        torch.mul(newer, older.conj(), out=product[:, low:b])
-        by_diagonal += product[:, low:b].sum(1)
+        meets = slice(first + low - 1, first + b - 1)
+        by_matrix.baddbmm_(y[:, low:b].flatten(1, 2).mH, x[:, meets].flatten(1, 2))
+        overlaps[:, low:b].addcmul_(y_words[:, low:b], x_words[:, meets])
+    overlaps = overlaps.sum(1)
+    if overlaps.shape[-1] > by_diagonal.shape[-1]:
+        overlaps = overlaps.unflatten(-1, (-1, 2)).sum(-1)
+    by_diagonal += overlaps
     # x_1 = X x_0 lacks the factor 2 of the other products.
-    by_matrix[:, :, 0] -= slots[1].conj().sum(1) / 2.0
-    by_diagonal[:, :, 0] -= slots[1][..., 0] / 2.0
+    half = y[:, 1] / 2.0
+    by_matrix[:, :, 0] -= half.conj().sum(1)
+    by_diagonal[:, :, 0] -= half[..., 0]
 
 
 def blocks_downwards(count: int) -> Iterator[range]:

@@ -149,49 +149,40 @@ class _Amplitudes(torch.autograd.Function):
     @staticmethod
     def forward(ctx, coupling, diagonal, thickness, wave_number, beams):
         s, k, n = diagonal.shape
-        eigenvalues, vectors = diagonal.new_empty(s, k, n), coupling.new_empty(s, k, n, n)
-        complex_ = torch.complex64 if diagonal.dtype == torch.float32 else torch.complex128
-        m = n if beams is None else len(beams)
-        psi = torch.empty(s, k, len(thickness), m, dtype=complex_, device=diagonal.device)
-        for row, steps in _chunks(s, k, n):
-            a = coupling[row] + torch.diag_embed(diagonal[row, steps])
-            e, v = torch.linalg.eigh(a)
-            e *= math.pi / wave_number
-            eigenvalues[row, steps], vectors[row, steps] = e, v
-            rows = v if beams is None else v[:, beams]
-            psi[row, steps] = _product(rows, _excited(e, v, thickness)).mT
-        ctx.save_for_backward(eigenvalues, vectors, thickness, beams)
         ctx.scale = math.pi / wave_number
-        return psi
+        solved, psi = [], []
+        for row, steps in _chunks(s, k, n):
+            a, v = torch.linalg.eigh(coupling[row] + torch.diag_embed(diagonal[row, steps]))
+            f = phases(a * ctx.scale, thickness)
+            rows = v if beams is None else v[:, beams]
+            psi.append(_product(rows, f * v[:, 0, :, None].conj()).mT)
+            solved += [a, v, f]
+        ctx.save_for_backward(diagonal, thickness, beams, *solved)
+        return torch.cat(psi).unflatten(0, (s, k))
 
     @staticmethod
     def backward(ctx, gradient):
-        eigenvalues, vectors, thickness, beams = ctx.saved_tensors
-        s, k, n = eigenvalues.shape
-        by_coupling, by_diagonal = vectors.new_zeros(s, n, n), torch.empty_like(eigenvalues)
-        by_thickness = torch.zeros_like(thickness)
-        for row, steps in _chunks(s, k, n):
-            e, v = eigenvalues[row, steps], vectors[row, steps]
-            rows = v if beams is None else v[:, beams]
-            h = _product(rows.mH, gradient[row, steps].mT)
-            x = _excited(e, v, thickness)
-            by_thickness -= torch.einsum("ka,kat->t", e, (x * h.conj()).imag)
-            z = _quotients(e, h, phases(e, thickness), thickness) * v[:, :1]
-            left = v @ (z if v.is_complex() else z.real)
-            by_diagonal[row, steps] = torch.linalg.vecdot(v, left).real
+        diagonal, thickness, beams, *solved = ctx.saved_tensors
+        s, k, n = diagonal.shape
+        by_coupling, by_diagonal, by_thickness = solved[1].new_zeros(s, n, n), [], 0.0
+        for i, (row, steps) in enumerate(_chunks(s, k, n)):
+            a, v, f = solved[3 * i : 3 * i + 3]
+            rows, g = v if beams is None else v[:, beams], gradient[row, steps]
+            h = torch.bmm(g.conj(), rows).mH if v.is_complex() else _product(rows.mT, g.mT)
+            if ctx.needs_input_grad[2]:
+                x = f * v[:, 0, :, None].conj()
+                by_thickness -= ctx.scale * torch.einsum("ka,kat->t", a, (x * h.conj()).imag)
+            left = torch.bmm(v, _quotients(a, h, f, thickness, v, ctx.scale))
+            by_diagonal.append(torch.linalg.vecdot(v, left).real)
             by_coupling[row].addbmm_(left, v.mH)
-        return by_coupling * ctx.scale, by_diagonal * ctx.scale, by_thickness, None, None
+        by_thickness = by_thickness if ctx.needs_input_grad[2] else None
+        return by_coupling, torch.cat(by_diagonal).view(s, k, n), by_thickness, None, None
 
 
 def _chunks(s: int, k: int, n: int):
     """Index of a segment and a slice of its steps, so that a few (steps, N, N) can be held."""
     size = max(1, _WORKSPACE // (n * n))
     return ((row, slice(i, i + size)) for row in range(s) for i in range(0, k, size))
-
-
-def _excited(e: Tensor, v: Tensor, thickness: Tensor) -> Tensor:
-    """x (K, N, T): amplitudes of the Bloch waves at each thickness."""
-    return phases(e, thickness) * v[:, 0, :, None].conj()
 
 
 def phases(e: Tensor, thickness: Tensor) -> Tensor:
@@ -203,20 +194,33 @@ def phases(e: Tensor, thickness: Tensor) -> Tensor:
 def _product(a: Tensor, x: Tensor) -> Tensor:
     """a @ x for complex x and real or complex a."""
     if a.is_complex():
-        return a @ x
-    return torch.view_as_complex((a @ torch.view_as_real(x.contiguous()).flatten(-2)).unflatten(-1, (-1, 2)))
+        return torch.bmm(a, x)
+    words = torch.bmm(a, torch.view_as_real(x.contiguous()).flatten(-2))
+    return torch.view_as_complex(words.unflatten(-1, (-1, 2)))
 
 
-def _quotients(e: Tensor, h: Tensor, f: Tensor, thickness: Tensor) -> Tensor:
-    """(S_aa - S_ab) / (e_a - e_b), shape (K, N, N)."""
-    s = h @ f.mH
-    difference = e[:, :, None] - e[:, None, :]
-    degenerate = difference.abs() * thickness.abs().max() < tolerance(e)
-    quotient = (torch.diagonal(s, dim1=-2, dim2=-1)[..., None] - s) / torch.where(degenerate, 1.0, difference)
-    step, i, j = degenerate.nonzero(as_tuple=True)
-    mean = 0.5 * (f[step, i] + f[step, j])
-    quotient[step, i, j] = (h[step, i] * (1j * thickness * mean).conj()).sum(-1)
-    return quotient
+def _quotients(a: Tensor, h: Tensor, f: Tensor, thickness: Tensor, v: Tensor, scale: float) -> Tensor:
+    """pi/K Z (K, N, N) for eigenvalues a (K, N) [1/A^2] in ascending order; its real part for real v."""
+    s = torch.bmm(h, f.mH)
+    rates = (-1j * scale) * thickness * f.conj()
+    mean = (h * rates).sum(-1)
+    difference = a[:, :, None] - a[:, None, :]
+    difference.diagonal(dim1=1, dim2=2).fill_(1.0)
+    quotient = torch.diagonal(s, dim1=1, dim2=2)[..., None] - s
+    if not v.is_complex():
+        quotient = quotient.real
+    limit = tolerance(a) / max(scale * float(thickness.abs().max()), 1e-30)
+    equal = None
+    if a.shape[1] > 1 and float((a[:, 1:] - a[:, :-1]).min()) < limit:
+        equal = (difference.abs() < limit).nonzero(as_tuple=True)
+        difference[equal] = 1.0
+    quotient = quotient / difference
+    if equal is not None:
+        step, i, j = equal
+        exact = 0.5 * (h[step, i] * (rates[step, i] + rates[step, j])).sum(-1)
+        quotient[step, i, j] = exact if v.is_complex() else exact.real
+    torch.diagonal(quotient, dim1=1, dim2=2).copy_(mean if v.is_complex() else mean.real)
+    return quotient * v[:, :1]
 
 
 def tolerance(e: Tensor) -> float:

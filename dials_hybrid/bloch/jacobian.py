@@ -9,7 +9,9 @@ with c_n the coefficients of the series, i^n included: every thickness is contra
 
 Forward: each of P parameters has vectors of its own, d_n = dx_n, from
 
-    d_{n+1} = 2 X d_n - d_{n-1} + 2 dX x_n.
+    d_{n+1} = 2 X d_n - d_{n-1} + 2 dX x_n,
+
+where the 2 dX x_n of many degrees are one product of matrices for each parameter.
 
 Adjoint: each of the m beams has vectors of its own at each step, from
 
@@ -22,6 +24,8 @@ as there are steps in all windows.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +34,8 @@ from torch import Tensor
 from dials_hybrid.bloch import chebyshev
 from dials_hybrid.bloch.chebyshev import Operator
 from dials_hybrid.bloch.series import Series
+
+_ROWS = 128  # vectors that make an efficient product and still fit into a cache
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Expansion:
     operator: Operator
     series: Series
     factor: float  # 2 / R [A^2]
+    kept: Tensor | None  # x (1, degree + 1, K, N), where it is small
 
     @classmethod
     def of_matrices(
@@ -56,7 +63,7 @@ class Expansion:
     ) -> Expansion:
         """For coupling (N, N), diagonal (K, N), thickness (T,), p (m, T) and beams (m,)."""
         waves = chebyshev.propagate(
-            coupling[None], diagonal[None], thickness, wave_number, beams, hermitian=hermitian
+            coupling[None], diagonal[None], thickness, wave_number, beams, hermitian=hermitian, keep=True
         )
         g = waves.series.phase.conj()[:, None, None] * waves.psi * p.T[:, None]
         parts = chebyshev.two_parts(g.resolve_conj(), not coupling.is_complex())
@@ -64,7 +71,16 @@ class Expansion:
         sources = coupling.new_empty(1, len(waves.series), k, m)
         chebyshev.sources(sources, waves.series.coefficients, parts)
         intensity = waves.psi[0].real ** 2 + waves.psi[0].imag ** 2
-        return cls(intensity, sources[0], waves.operator, waves.series, 2.0 / waves.half_width)
+        return cls(intensity, sources[0], waves.operator, waves.series, 2.0 / waves.half_width, waves.kept)
+
+    def vectors(self) -> Iterator[tuple[int, Tensor]]:
+        """x_n of all degrees: the first degree and a block (b, K, N) that starts with it."""
+        degrees = len(self.sources)
+        if self.kept is not None:
+            blocks = chebyshev.blocks_downwards(degrees)
+            return ((block.start, self.kept[0, block.start : block.stop]) for block in reversed(list(blocks)))
+        buffer = self.operator.buffer(min(degrees, chebyshev.RING))
+        return ((first, block[0]) for first, block in self.operator.vectors(degrees, buffer))
 
 
 def forward(
@@ -75,48 +91,57 @@ def forward(
     Of vectors and matrices about `workspace` elements are held at once.
     """
     k, n = expansion.operator.minus_diagonal.shape[1:]
-    size = max(1, workspace // (n * n + 3 * k * n))
+    size = max(1, min(workspace // (n * n + chebyshev.RING * k * n), math.ceil(_ROWS / k)))
+    size = math.ceil(len(d_coupling) / math.ceil(len(d_coupling) / size))  # parts of equal size
     parts = []
     for part in (d_coupling[i : i + size] for i in range(0, len(d_coupling), size)):
-        # (N, p N): x_n times this are the p vectors 2 dX x_n, side by side
-        matrix = (expansion.factor * part).permute(2, 0, 1).reshape(n, -1).to(expansion.sources.dtype)
+        matrices = part.to(expansion.sources.dtype).mT.unbind(0)
 
-        def add_sources(out, x, matrix=matrix):
-            out.view(k, -1).addmm_(x, matrix)
+        def ask(x, out, matrices=matrices):
+            x = x.flatten(0, 1)
+            for matrix, rows in zip(matrices, out.flatten(0, 1).unbind(1), strict=True):
+                rows.addmm_(x, matrix, beta=0, alpha=-expansion.factor)
 
-        tangents = _tangents(expansion, beams, len(part), add_sources)
+        tangents = _tangents(expansion, beams, len(part), ask)
         parts.append(torch.einsum("mk,kpm->mp", window, tangents))
     return torch.cat(parts, dim=1)
 
 
 def forward_diagonal(expansion: Expansion, beams: Tensor, d_diagonal: Tensor) -> Tensor:
     """dI (K, x, m) by parameters that change the diagonal, d_diagonal (K, x, N)."""
-    scaled = (expansion.factor * d_diagonal).to(expansion.sources.dtype)
-
-    def add_sources(out, x):
-        out.addcmul_(scaled, x[:, None])
-
-    return _tangents(expansion, beams, scaled.shape[1], add_sources)
+    scaled = (-expansion.factor * d_diagonal).to(expansion.sources.dtype)
+    return _tangents(
+        expansion, beams, scaled.shape[1], lambda x, out: torch.mul(x[:, :, None], scaled, out=out)
+    )
 
 
-def _tangents(expansion: Expansion, beams: Tensor, count: int, add_sources) -> Tensor:
-    """2 Re sum_n conj(s_n) (d_n)_m, shape (K, count, m); add_sources adds 2 dX x_n to d_{n+1}."""
-    operator, sources = expansion.operator, expansion.sources.conj().resolve_conj()
+def _tangents(
+    expansion: Expansion, beams: Tensor, count: int, ask: Callable[[Tensor, Tensor], None]
+) -> Tensor:
+    """2 Re sum_n conj(s_n) (d_n)_m, shape (K, count, m).
+
+    ask(x, out) writes -2 dX x_n (b, K, count, N) of vectors x (b, K, N).
+    """
+    sources, operator = expansion.sources.conj().resolve_conj(), expansion.operator
     _, k, n = operator.minus_diagonal.shape
     column = torch.arange(k, device=operator.matrix.device).repeat_interleave(count)
-    wide = operator.of_steps(column)
-    d = operator.matrix.new_zeros(3, k, count, n)
+    operator = operator.of_steps(column)
+    d = operator.buffer(chebyshev.RING)  # degrees first - 1 and on
+    d[:, :2] = 0.0
+    slots, d = operator.slots(d), d[0].view(-1, k, count, n)
     total = operator.matrix.new_zeros(k, count, len(beams))
-    degrees = len(sources)
-    for first, block in operator.vectors(degrees, operator.buffer(min(degrees, chebyshev.RING))):
-        for i, x in enumerate(block[0].unbind(0), start=first):
-            older, newer, out = d[(i - 1) % 3], d[i % 3], d[(i + 1) % 3]
-            total.addcmul_(newer.index_select(-1, beams), sources[i][:, None])
-            if i == 0:
-                add_sources(out, x / 2.0)
-                continue
-            wide.next(older.flatten(0, 1)[None], newer.flatten(0, 1)[None], out.flatten(0, 1)[None])
-            add_sources(out, x)
+    for first, x in expansion.vectors():
+        weights = sources[first + 1 : first + 1 + len(x)]
+        made = slice(2, 2 + len(weights))
+        ask(x[: len(weights)], d[made])
+        for i in range(2, 2 + len(weights)):
+            if first + i == 2:
+                slots[2] /= -2.0  # x_1 = X x_0 lacks the factor 2 of the other products
+            else:
+                operator.next_onto(slots[i - 2], slots[i - 1], slots[i])
+        total += (d[made].index_select(-1, beams) * weights[:, :, None]).sum(0)
+        for i in (0, 1):
+            slots[i].copy_(slots[len(weights) + i])
     return 2.0 * total.real
 
 
@@ -133,9 +158,12 @@ def adjoint(expansion: Expansion, beams: Tensor, window: Tensor, workspace: int)
     size = max(1, workspace // (degrees * n))
     for steps in (slice(i, min(i + size, k)) for i in range(0, k, size)):
         part = operator.of_steps(steps)
-        x = part.buffer(degrees)
-        for _ in part.vectors(degrees, x):
-            pass
+        if expansion.kept is not None:
+            x = expansion.kept[:, :, steps]
+        else:
+            x = part.buffer(degrees)
+            for _ in part.vectors(degrees, x):
+                pass
         sources = expansion.sources[:, steps] * window.T[steps].to(expansion.sources)
         for group in _groups(window[:, steps], workspace // (chebyshev.RING * n)):
             _reverse(part.adjoint, x, sources, beams, group, g, diagonal[steps])
@@ -171,11 +199,11 @@ def _reverse(operator: Operator, x: Tensor, sources: Tensor, beams: Tensor, grou
     entry = row * x.shape[-1] + beams[number]
     y = wide.buffer(chebyshev.RING)
     y[:, :2] = 0.0
-    slots = y.unbind(1)
+    slots = wide.slots(y)
     for block in chebyshev.blocks_downwards(len(x)):
         b = len(block)
-        slots[b + 1].copy_(slots[1])
-        slots[b].copy_(slots[0])
+        for i in (1, 0):
+            slots[b + i].copy_(slots[i])
         asked = sources[block.start : block.stop, step, number]
         low = 0 if block.start else 1
         for i in reversed(range(low, b)):
@@ -190,7 +218,7 @@ def _reverse(operator: Operator, x: Tensor, sources: Tensor, beams: Tensor, grou
             at += last - first
     at = 0
     for i, first, last in group:  # x_1 = X x_0 lacks the factor 2 of the other products
-        newer = slots[1][0, at : at + last - first].conj() / 2.0
+        newer = y[0, 1, at : at + last - first].conj() / 2.0
         g[i, :, 0] -= newer.sum(0)
         diagonal[first:last, i, 0] -= newer[:, 0]
         at += last - first

@@ -2,8 +2,8 @@ r"""The structure matrix A of a segment.
 
     A_gg = 2 K S_g M_g^2,     A_gh = U_{g-h} M_g M_h,     M_g = 1 / sqrt(1 + g.n / K_n)
 
-The factors M_g keep A Hermitian when g has a component along the surface normal n (here the beam);
-they differ from 1 by |g|^2 / (4 K^2) < 1e-3 and are taken at the middle of the segment.
+The factors M_g keep A Hermitian when g has a component along the surface normal n. They are taken at
+the middle of the segment; with n along the beam they differ from 1 by |g|^2 / (4 K^2) < 1e-3.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def _flat_index(hkl: Tensor, limit: Tensor) -> Tensor:
     return (i * width[1] + j) * width[2] + k
 
 
-def symmetrisation(r: Tensor, beam: Tensor, wave_number: float) -> Tensor:
-    """M_g (N,) for reciprocal-lattice vectors r (N, 3) [1/A] and the unit vector of the beam."""
-    return 1.0 / torch.sqrt(1.0 + (r @ beam) / wave_number)
+def symmetrisation(r: Tensor, normal: Tensor, k_n: float) -> Tensor:
+    """M_g (N,) for reciprocal-lattice vectors r (N, 3), the unit vector n (3,) and K_n = K.n [1/A]."""
+    return 1.0 / torch.sqrt(1.0 + (r @ normal) / k_n)
 
 
 def coupling(u: Tensor, pairs: Tensor, m: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class SegmentTask:
     window: Tensor  # (m, K) quadrature weight of each step for each observation [degree]
     symmetrisation: Tensor  # (N,) M_g; it changes too little with refined tilts to follow them
     weak: WeakBeams | None = None
+    path: float = 1.0  # way through the crystal in units of its thickness, K / K_n
 
     def to(self, dtype: torch.dtype) -> SegmentTask:
         """The same in this floating-point precision."""
@@ -35,6 +36,15 @@ class SegmentTask:
             symmetrisation=self.symmetrisation.to(dtype),
             weak=self.weak and self.weak.to(dtype),
         )
+
+    def positions(self) -> list[Tensor]:
+        """All that it looks up in the difference table."""
+        return [self.pairs] if self.weak is None else [self.pairs, self.weak.there, self.weak.back]
+
+    def renumbered(self, place: Tensor) -> SegmentTask:
+        """The same for a part of the difference table; entry d of the whole is at place[d]."""
+        weak = self.weak and replace(self.weak, there=place[self.weak.there], back=place[self.weak.back])
+        return replace(self, pairs=place[self.pairs], weak=weak)
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,27 @@ class StructureMatrixDerivatives:
     def __getitem__(self, part: slice) -> Tensor:
         task, u, du = self.task, self.potential.u, self.potential.derivatives[part]
         da = coupling(du, task.pairs, task.symmetrisation)
-        return da if task.weak is None else da + task.weak.correction_derivatives(u, du)
+        if task.weak is None:
+            return da
+        return da + task.weak.correction_derivatives(u, du, hermitian=not self.potential.absorption)
+
+    def contracted(self, g: Tensor) -> Tensor:
+        """2 Re sum_gh G_mgh dA_gh of each parameter, shape (m, P), for G (m, N, N).
+
+        What belongs to the same U_g is added up first.
+        """
+        task, u, du = self.task, self.potential.u, self.potential.derivatives
+        entries, place = torch.unique(torch.cat([x.flatten() for x in task.positions()]), return_inverse=True)
+        pairs, *others = place.split([x.numel() for x in task.positions()])
+        weights = g * torch.outer(task.symmetrisation, task.symmetrisation)
+        if others:
+            there, back = task.weak.contracted(u, weights)
+            others = zip(others, (there, back), strict=True)
+        torch.diagonal(weights, dim1=-2, dim2=-1).zero_()
+        total = g.new_zeros(len(g), len(entries))
+        for where, part in [(pairs, weights), *others]:
+            total.index_add_(1, where, part.flatten(1))
+        return 2.0 * (total @ du[:, entries].to(g.dtype).T).real
 
 
 def segment_intensities(
@@ -117,8 +147,23 @@ def segment_intensities(
 ) -> SegmentSums:
     """Rocking sums of each observation at each thickness (T,) [A]; see `structure_matrix`."""
     a, diagonal, _ = structure_matrix(task, basis, beam, potential, wave_number)
-    psi = waves.amplitudes(a, diagonal, thickness, wave_number, beams=task.beams)
+    psi = waves.amplitudes(a, diagonal, task.path * thickness, wave_number, beams=task.beams)
     return SegmentSums(torch.einsum("mk,ktm->mt", task.window, psi.abs() ** 2))
+
+
+def segment_derivatives_seconds(
+    task: SegmentTask,
+    basis: Tensor,
+    beam: Tensor,
+    potential: Potential,
+    thickness: Tensor,
+    wave_number: float,
+    count: int,
+) -> float:
+    """What `segment_derivatives` by `count` parameters may take on one thread of a CPU [s]."""
+    a, diagonal, _ = structure_matrix(task, basis, beam, potential, wave_number)
+    path = task.path * thickness
+    return waves.derivatives_seconds(a, diagonal, path, wave_number, count, task.window)
 
 
 def segment_derivatives(
@@ -141,13 +186,28 @@ def segment_derivatives(
         p: thickness weights of each observation (m, T), fixed here.
         workspace: complex numbers that one array may hold; at least those of a step are held.
     """
+    thickness = task.path * thickness
     a, diagonal, r = structure_matrix(task, basis, beam, potential, wave_number)
     da = None if potential.derivatives is None else StructureMatrixDerivatives(task, potential)
     ds = excitation_error_tilts(r[:, None], beam, axes[:, :, None])
     d_diagonal = 2.0 * wave_number * ds * task.symmetrisation**2
-    found = waves.derivatives(
-        a, diagonal, da, d_diagonal, thickness, p, task.beams, task.window, wave_number, workspace
-    )
+    size = max(1, workspace // a.numel())  # observations: each has derivatives by all of A
+    parts = [
+        waves.derivatives(
+            a,
+            diagonal,
+            da,
+            d_diagonal,
+            thickness,
+            p[part],
+            task.beams[part],
+            task.window[part],
+            wave_number,
+            workspace,
+        )
+        for part in (slice(i, i + size) for i in range(0, len(p), size))
+    ]
+    found = parts[0] if len(parts) == 1 else waves.joined(parts)
     by_structure = found.by_structure
     if potential.absorption_derivatives is not None:
         # dpsi = -(pi t / K) dU'_0 psi: all waves fade alike

@@ -57,16 +57,16 @@ def _extremes(coupling: Tensor, diagonal: Tensor) -> tuple[float, float]:
     n = coupling.shape[-1]
     start = torch.randn(2, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
     v = start.to(shift).expand_as(shift) / start.norm(dim=-1, keepdim=True).to(shift)
-    older, b, alpha, beta, matrix = torch.zeros_like(v), None, [], [], coupling.mT.contiguous()
+    older, alpha, beta, matrix = None, [], [], coupling.mT.contiguous()
     for _ in range(min(_LANCZOS, n)):
         w = torch.baddbmm(shift * v, v, matrix)
-        a = (_words(v) * _words(w)).sum(-1, keepdim=True)
-        w = torch.addcmul(w, v, a.to(w.dtype), value=-1)
-        w = w if b is None else torch.addcmul(w, older, b.to(w.dtype), value=-1)
-        b = _words(w).square().sum(-1, keepdim=True).sqrt().clamp(min=1e-30)
-        alpha.append(a)
-        beta.append(b)
-        older, v = v, w / b
+        if older is not None:
+            w = torch.addcmul(w, older, beta[-1], value=-1)
+        words = _words(w)
+        alpha.append(torch.linalg.vecdot(_words(v), words).unsqueeze(-1))
+        words.addcmul_(_words(v), alpha[-1], value=-1)
+        beta.append(torch.linalg.vector_norm(words, dim=-1, keepdim=True).clamp(min=1e-30))
+        older, v = v, w / beta[-1]
     alpha, beta = (torch.cat(x, -1).double().cpu().numpy() for x in (alpha, beta))
     if not np.isfinite(alpha).all():
         raise ValueError("The structure matrix has entries that are not finite.")
@@ -84,6 +84,7 @@ def tolerance(real: torch.dtype) -> float:
     return 1e-15 if real == torch.float64 else 1e-6
 
 
+@lru_cache(maxsize=4096)
 def degree(z: float, growth: float, smallest: float) -> int:
     """Degree from which on all terms of sum_n J_n(z) x_n are smaller, if |x_n| <= exp(n growth).
 

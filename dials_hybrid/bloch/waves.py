@@ -33,6 +33,27 @@ class Derivatives:
     by_diagonal: Tensor  # (m, K, x): by x parameters of each step
 
 
+def derivatives_seconds(
+    coupling: Tensor,
+    diagonal: Tensor,
+    thickness: Tensor,
+    wave_number: float,
+    count: int,
+    window: Tensor,
+) -> float:
+    """What `derivatives` by `count` parameters may take on one thread of a CPU [s]; see there."""
+    coupling, hermitian = _kind(coupling, diagonal)
+    cost = _Cost(coupling, diagonal, thickness, wave_number)
+    costs = cost.derivatives(count, window)
+    return 1e-6 * (cost.rates.eigen[0] + costs[cost.least(costs, hermitian)])
+
+
+def joined(parts: list[Derivatives]) -> Derivatives:
+    """Those of one segment for several groups of its beams."""
+    columns = zip(*((part.intensity, part.by_structure, part.by_diagonal) for part in parts), strict=True)
+    return Derivatives(*(None if column[0] is None else torch.cat(column) for column in columns))
+
+
 def amplitudes(
     coupling: Tensor,
     diagonal: Tensor,
@@ -97,7 +118,7 @@ def derivatives(
         coupling: (N, N), see `amplitudes`.
         diagonal: (K, N).
         d_coupling: derivatives (P, N, N) by the structure, real or complex as `coupling` is: a tensor
-            or what makes slices of it on demand.
+            or what makes slices of it on demand, and sums over its products with G (m, N, N).
         d_diagonal: derivatives (K, x, N) of the diagonals by x parameters of each step.
         thickness: quadrature nodes (T,) [A].
         p: their weights for each beam (m, T), fixed here.
@@ -143,13 +164,13 @@ def _from_gradients(
     intensity: Tensor, g: Tensor, by_step: Tensor, directions, d_diagonal: Tensor, workspace: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Intensity and derivatives (m, P) and (m, K, x) for G (m, N, N) and its diagonals (K, m, N)."""
-    size = max(1, workspace // g[0].numel())
-    parts = [g.real.new_zeros(len(g), 0)]
-    for i in range(0, len(directions), size):
-        da = directions[i : i + size].to(g.dtype).flatten(1)
-        parts.append(2.0 * (g.flatten(1) @ da.T).real)
+    if isinstance(directions, Tensor) or len(directions) * g[0].numel() <= workspace:
+        da = directions[:].to(g.dtype).flatten(1)
+        by_structure = 2.0 * (g.flatten(1) @ da.T).real
+    else:
+        by_structure = directions.contracted(g)
     by_diagonal = 2.0 * torch.einsum("kmg,kxg->mkx", by_step, d_diagonal.to(by_step.dtype)).real
-    return intensity, torch.cat(parts, dim=1), by_diagonal
+    return intensity, by_structure, by_diagonal
 
 
 def _kind(coupling: Tensor, diagonal: Tensor) -> tuple[Tensor, bool]:
@@ -158,12 +179,9 @@ def _kind(coupling: Tensor, diagonal: Tensor) -> tuple[Tensor, bool]:
         return coupling.to(diagonal.dtype), False
     if not coupling.is_complex():
         return coupling, True
-    difference = coupling - coupling.mH
-    return coupling, bool(_square(difference).sum() <= 1e-10 * _square(coupling).sum())
-
-
-def _square(x: Tensor) -> Tensor:
-    return x.real**2 + x.imag**2 if x.is_complex() else x**2
+    a = coupling.detach()
+    difference = torch.linalg.vector_norm(a - a.mH)
+    return coupling, bool(difference <= 1e-5 * torch.linalg.vector_norm(a))
 
 
 @dataclass(frozen=True)
@@ -175,8 +193,8 @@ class _Rates:
 
 
 _RATES = {
-    False: _Rates((880.0, 0.055, 8.8e-5, 0.052), (1250.0, 11.0, 2.5e-4, 2.0e-3, 1.8e-4, 6.7e-5)),
-    True: _Rates((570.0, 0.086, 3.7e-4, 0.050), (1300.0, 13.0, 4.6e-4, 4.9e-3, 2.7e-4, 2.6e-4)),
+    False: _Rates((780.0, 0.055, 8.8e-5, 0.052), (1150.0, 14.0, 2.5e-4, 2.0e-3, 1.8e-4, 6.7e-5)),
+    True: _Rates((470.0, 0.086, 3.7e-4, 0.050), (1200.0, 16.0, 4.6e-4, 4.9e-3, 2.7e-4, 2.6e-4)),
 }  # complex coupling or not, in single precision; double precision costs each twice as much
 
 
@@ -193,9 +211,10 @@ class _Cost:
         self.k = diagonal[..., 0].numel()
         self.segments = coupling[..., 0, 0].numel()
         low, high = (float(x) for x in torch.aminmax(diagonal.detach().real))
-        half_width = (high - low) / 2.0 + math.sqrt(_square(coupling.detach()).sum(-1).max())
+        rows = torch.linalg.vector_norm(coupling.detach(), dim=-1)
+        half_width = (high - low) / 2.0 + float(rows.max())
         z = half_width * math.pi * float(thickness.detach().abs().max()) / wave_number
-        self.degree = degree(z, 0.0, tolerance(diagonal.dtype.to_real()))
+        self.degree = degree(float(f"{z:.3g}"), 0.0, tolerance(diagonal.dtype.to_real()))
 
     def eigen(self) -> float:
         each, square, cube, thickness = self.rates.eigen
@@ -211,7 +230,7 @@ class _Cost:
         return {
             "eigen adjoint": self.eigen_adjoint(len(window)),
             "eigen forward": self.eigen_forward(count, len(window)),
-            "chebyshev adjoint": self.columns(int((window != 0).sum())),
+            "chebyshev adjoint": self.columns(int((window != 0).sum()), 4.4e-3),
             "chebyshev forward": self.columns(self.k * count),
         }
 
@@ -227,10 +246,13 @@ class _Cost:
         each = 0.02 + product * (self.n + m / 2.0)
         return self.k * self.n**2 * (square + cube * self.n + count * each)
 
-    def columns(self, count: int) -> float:
-        """So many vectors with derivatives: two of the three products of `chebyshev` for each."""
+    def columns(self, count: int, more: float = 0.0) -> float:
+        """So many vectors with derivatives: two of the three products of `chebyshev` for each.
+
+        Gradients by the matrix, one for each beam, take `more` for each degree and number of a vector.
+        """
         _, one, _, vector, _, product = self.rates.chebyshev
-        steps = count * self.n * (vector + product * self.n / 1.5)
+        steps = count * self.n * (vector + more + product * self.n / 1.5)
         return self.chebyshev() + self.degree * (2.0 * one + steps)
 
     def least(self, costs: dict[str, float], hermitian: bool) -> str:

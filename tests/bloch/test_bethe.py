@@ -28,6 +28,7 @@ from dials_hybrid.bloch.propagate import (
     SegmentTask,
     segment_derivatives,
     segment_intensities,
+    structure_matrix,
 )
 from dials_hybrid.bloch.scattering import (
     potential_scale,
@@ -113,3 +114,34 @@ def test_derivatives_by_structure(forward):
 
     x = torch.zeros(len(jacobian), dtype=torch.float64)
     assert largest_error(found, central_differences(average, x, 1e-4)) < 1e-7
+
+
+def test_what_is_added_is_what_elimination_of_the_weak_beams_gives():
+    """From the blocks of the matrix of all beams; M_w of the weak ones is in both, and in neither."""
+    table, task = prepared(0.01, 0.03)
+    whole_table, whole = prepared(0.03)
+    a, diagonal, _ = structure_matrix(whole, BASIS, BEAM, potential(whole_table), K)
+    position = {tuple(h): i for i, h in enumerate(whole.segment.hkl.tolist())}
+    strong, weak = (
+        [position[tuple(h)] for h in hkl.tolist()] for hkl in (task.segment.hkl, task.segment.weak)
+    )
+    back, there = a[strong][:, weak], a[weak][:, strong]
+    expected = -(back * (1.0 / diagonal[:, weak]).mean(0)) @ there
+    assert largest_error(task.weak.correction(potential(table).u), expected) < 1e-9
+
+
+@pytest.mark.parametrize("hermitian", [True, False])
+def test_derivatives_of_what_is_added(hermitian):
+    """It is quadratic in U: central differences are exact. With absorption U has no symmetry."""
+    table, task = prepared(0.01, 0.04)
+    assert len(task.segment.weak) > len(task.segment.hkl)  # more than are taken at a time
+    u, *du = torch.randn(
+        4, len(table.hkl), generator=torch.Generator().manual_seed(3), dtype=torch.complex128
+    )
+    if hermitian:
+        opposite = (table.hkl[:, None] == -table.hkl).all(-1).long().argmax(1)
+        u, *du = (x + x[opposite].conj() for x in (u, *du))
+    du = torch.stack(du)
+    expected = [(task.weak.correction(u + d) - task.weak.correction(u - d)) / 2.0 for d in du]
+    found = task.weak.correction_derivatives(u, du, hermitian=hermitian)
+    assert largest_error(found, torch.stack(expected)) < 1e-9

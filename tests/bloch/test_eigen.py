@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from matrices import exponentials
 from synthetic import (
     BEAM,
     WAVELENGTH,
@@ -163,3 +164,37 @@ def test_gradients_of_several_steps_add_up_with_their_weights(a):
         expected += one[0]
         torch.testing.assert_close(diagonal[step], torch.diagonal(one[0], dim1=1, dim2=2))
     torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("gap", [0.0, 1e-9, 1e-5])
+def test_amplitudes_where_eigenvalues_of_several_steps_meet(kind, gap):
+    """Value and gradient of the differentiable waves, also at the entrance surface."""
+    generator = torch.Generator().manual_seed(3)
+    n, steps = 7, 3
+    x = torch.randn(n, n, generator=generator, dtype=kind)
+    values, vectors = torch.linalg.eigh(0.05 * (x + x.mH))
+    values[1:4] = values[1] + gap * torch.arange(3)
+    full = vectors @ torch.diag(values).to(kind) @ vectors.mH
+    diagonal = full.diagonal().real.expand(steps, n).clone()
+    diagonal[1] += 0.1 * torch.randn(n, generator=generator, dtype=torch.float64)
+    thickness = double([0.0, 90.0, 400.0])
+    weights = torch.randn(steps, 3, n, generator=generator, dtype=torch.float64)
+    results = []
+    for function in (lambda *x: eigen.amplitudes(x[0][None], x[1][None], x[2], K)[0], exponentials):
+        arguments = [x.clone().requires_grad_() for x in (full - torch.diag(full.diagonal()), diagonal)]
+        arguments.append(thickness.clone().requires_grad_())
+        psi = function(*arguments)
+        loss = (weights * (psi.abs() ** 2 + psi.real)).sum()
+        results.append([psi.detach(), *torch.autograd.grad(loss, arguments)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max()))
+
+
+def test_amplitudes_of_no_thickness():
+    a = random_hermitian(1, 5)
+    diagonal = torch.zeros(1, 2, 5, dtype=torch.float64, requires_grad=True)
+    psi = eigen.amplitudes(a, diagonal, double([0.0]), K)
+    assert (psi - torch.eye(5)[0]).abs().max() < 1e-14
+    (by_diagonal,) = torch.autograd.grad(psi.abs().square().sum(), diagonal)
+    assert by_diagonal.abs().max() < 1e-12

@@ -15,12 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
+from dials_hybrid.bloch.propagate import Potential
 from dials_hybrid.data import Dataset
 from dials_hybrid.model.crystal import Crystal
+from dials_hybrid.model.jacobian import Jacobian
 from dials_hybrid.model.orientation import Orientation
 from dials_hybrid.model.ranks import of_first_rank
 from dials_hybrid.model.scale import Scale
 from dials_hybrid.model.simulation import BeamPolicy, Progress, RockingSums, Simulation, silent
+from dials_hybrid.model.surface import normals
 from dials_hybrid.model.thickness import Thickness, conditions
 
 BLOCKS = ("crystal", "orientation", "thickness", "scale")
@@ -34,7 +37,7 @@ class Evaluation:
     scale: Tensor  # (M,)
     thickness_weights: Tensor  # (M, T)
     sums: RockingSums
-    jacobian: Tensor | None = None  # (M, P)
+    jacobian: Jacobian | None = None  # (M, P)
 
 
 class Hybrid(nn.Module):
@@ -53,6 +56,7 @@ class Hybrid(nn.Module):
         scale: Scale,
         policy: BeamPolicy,
         *,
+        surface: Tensor | None = None,
         nproc: int = 1,
         memory: float = math.inf,
         dtype: torch.dtype = torch.float64,
@@ -61,6 +65,7 @@ class Hybrid(nn.Module):
         super().__init__()
         self.dataset = dataset
         self.policy = policy
+        self.surface = surface  # direction of each crystal's normal (C, 3), see surface.py; None: the beam's
         self.nproc = nproc
         self.memory = memory
         self.dtype = dtype
@@ -100,14 +105,18 @@ class Hybrid(nn.Module):
         atoms = self.crystal.atoms()
         origin = torch.zeros(1, 3, dtype=torch.long, device=atoms.cell.device)
         u_0 = self.crystal.potential(origin, self.dataset.wavelength, False).u
+        basis, blocks = self.orientation.basis(self.dataset.steps), self.slices()
         return Simulation(
             self.dataset,
             atoms,
-            self.orientation.basis(self.dataset.steps),
+            basis,
             self.policy,
             mean_inner_potential=float(u_0.real),
+            normals=None if self.surface is None else normals(self.surface, self.dataset.steps, basis),
             nproc=self.nproc,
             n_parameters=len(self.vector()),
+            n_structure=blocks["crystal"].stop - blocks["crystal"].start,
+            n_orientation=blocks["orientation"].stop - blocks["orientation"].start,
             n_thickness=len(self.grid),
             memory=self.memory,
             dtype=self.dtype,
@@ -124,6 +133,11 @@ class Hybrid(nn.Module):
             start = stop
         return result
 
+    @property
+    def structure(self) -> slice:
+        """Where the atoms' parameters stand in the vector: the block `crystal` may hold one more."""
+        return slice(0, len(self.crystal.shifts))
+
     def vector(self) -> Tensor:
         """All parameters (P,)."""
         return nn.utils.parameters_to_vector(self.parameters()).detach().clone()
@@ -133,8 +147,7 @@ class Hybrid(nn.Module):
 
     def prior(self) -> tuple[Tensor, Tensor]:
         """Centre and standard deviation (infinite: free) of the prior on each parameter."""
-        structure = torch.zeros_like(self.crystal.shifts)
-        priors = [(structure, torch.full_like(structure, torch.inf)), self.orientation.prior()]
+        priors = [self.crystal.prior(), self.orientation.prior()]
         priors += [model.prior() for model in self.thickness] + [self.scale.prior()]
         centre, sigma = (torch.cat(parts).detach() for parts in zip(*priors, strict=True))
         return centre, sigma
@@ -163,12 +176,14 @@ class Hybrid(nn.Module):
         calculate at the parameters that the first of them has.
         """
         self.load_vector(of_first_rank(self.vector()))
-        potential = self.crystal.potential(
-            self.simulation.table.hkl, self.dataset.wavelength, derivatives and structure
-        )
         basis = self.orientation.basis(self.dataset.steps)
+
+        def potential(hkl: Tensor) -> Potential:
+            return self.crystal.potential(hkl, self.dataset.wavelength, derivatives and structure)
+
         if not derivatives:
-            return self.recombine(self.simulation.run(potential, basis, self.grid.nodes))
+            u = potential(self.simulation.table.hkl)
+            return self.recombine(self.simulation.run(u, basis, self.grid.nodes))
         sums = self.simulation.differentiate(
             potential,
             basis,
@@ -178,6 +193,15 @@ class Hybrid(nn.Module):
             self.thickness_weights(),
         )
         return self.recombine(sums, derivatives=True)
+
+    @torch.no_grad()
+    def expected_seconds(self) -> float:
+        """What an evaluation with derivatives may take on CPUs like that of the benchmarks."""
+        simulation, blocks = self.simulation, self.slices()
+        u = self.crystal.potential(simulation.table.hkl, self.dataset.wavelength, False)
+        basis = self.orientation.basis(self.dataset.steps)
+        count = blocks["crystal"].stop + len(self.orientation.axes[0])
+        return simulation.seconds(u, basis, self.grid.nodes, count)
 
     @torch.no_grad()
     def recombine(self, sums: RockingSums, derivatives: bool = False) -> Evaluation:
@@ -190,14 +214,16 @@ class Hybrid(nn.Module):
         intensity = scale * (weights * sums.intensity).sum(1)
         if not derivatives:
             return Evaluation(intensity, scale, weights, sums)
-        jacobian = intensity.new_zeros(len(intensity), len(self.vector()))
-        blocks = self.slices()
-        jacobian[:, blocks["thickness"]] = scale[:, None] * self._by_thickness(sums.intensity)
-        jacobian[:, blocks["scale"]] = intensity[:, None] * self.scale.design_matrix
-        if sums.by_orientation is not None:
-            jacobian[:, blocks["orientation"]] = scale[:, None] * sums.by_orientation
-        if sums.by_structure is not None:
-            jacobian[:, blocks["crystal"]] = scale[:, None] * sums.by_structure
+        at = self.slices()
+        blocks = [
+            (at["crystal"], scale, sums.by_structure),
+            (at["orientation"], scale, sums.by_orientation),
+            (at["thickness"], scale, self._by_thickness(sums.intensity)),
+            (at["scale"], intensity, self.scale.design_matrix),
+        ]
+        jacobian = Jacobian(
+            (len(intensity), at["scale"].stop), tuple(block for block in blocks if block[2] is not None)
+        )
         return Evaluation(intensity, scale, weights, sums, jacobian)
 
     def _by_thickness(self, sums: Tensor) -> Tensor:

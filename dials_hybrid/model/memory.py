@@ -4,15 +4,55 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
 
 GIB = 2**30
-_DOUBLE, _COMPLEX = 8, 16  # bytes
-_USEFUL_WORKSPACE = 2**22  # complex numbers of a process: with more, nothing is faster
-_COPIES = 8  # arrays of the size of the workspace that derivatives of a segment hold at once
+_DOUBLE = 8  # bytes
+_USEFUL_WORKSPACE = 2**24  # complex numbers of a process: with more, nothing is faster
+_COPIES = 3  # arrays of the size of the workspace that derivatives of a segment hold at once
 _AMPLITUDES = 4  # arrays of amplitudes
+_MATRICES = 12  # (P, P) of least squares
+_BLOCKS = 5 * 2**20  # numbers in blocks of rows of the Jacobian
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a cycle of least squares needs room for."""
+
+    n_observations: int
+    n_parameters: int
+    n_propagated: int  # those parameters whose derivatives are sums over steps
+    n_thickness: int
+    smallest: int  # complex numbers without which the largest segment cannot be differentiated
+    amplitudes: int  # of all its beams wanted, steps and thicknesses
+    table: int  # derivatives of U_g
+    smallest_table: int  # those that the largest segment needs
+    complex_bytes: int  # of a complex number of the derivatives
+
+    @property
+    def kept(self) -> int:
+        """Bytes that are there whatever is done to save memory.
+
+        Three states of least squares each have intensities and weights at all thicknesses, and their
+        derivatives by parameters that need no sums over steps.
+        """
+        others = self.n_parameters - self.n_propagated
+        numbers = self.n_observations * (12 * self.n_thickness + 4 * others)
+        return _DOUBLE * (numbers + _MATRICES * self.n_parameters**2 + _BLOCKS)
+
+    @property
+    def jacobian(self) -> int:
+        """Bytes of the derivatives that are sums over steps."""
+        return _DOUBLE * self.n_observations * self.n_propagated
+
+    @property
+    def process(self) -> int:
+        """Bytes of a process that has no more than it cannot do without."""
+        numbers = _COPIES * self.smallest + _AMPLITUDES * self.amplitudes + self.smallest_table
+        return self.complex_bytes * numbers + _DOUBLE * self.n_observations * self.n_thickness
 
 
 @dataclass(frozen=True)
@@ -21,6 +61,9 @@ class Plan:
 
     nproc: int
     workspace: int  # complex numbers in one array of a process
+    table: int  # derivatives of U_g that are held at once: all of them, or so many in a process
+    in_file: bool  # whether the Jacobian is kept in files
+    memory: float = 0.0  # [GiB] that a cycle is expected to hold
 
 
 def quarter_of_machine(device: str) -> float:
@@ -57,41 +100,31 @@ def control_group_limits(
     return limits
 
 
-def plan(
-    memory: float,
-    *,
-    n_observations: int,
-    n_parameters: int,
-    n_thickness: int,
-    smallest: int,
-    amplitudes: int,
-    nproc: int,
-) -> Plan:
-    """Processes and their workspace, such that a cycle holds at most `memory` [GiB].
+def plan(memory: float, sizes: Sizes, nproc: int) -> Plan:
+    """Such that a cycle holds at most `memory` [GiB], with as many of `nproc` processes as that allows.
 
-    Least squares keeps two states, each with a Jacobian, the same with weights and the derivatives it was
-    made from, while a third is made; and for each the intensities and weights at all thicknesses. Each
-    process has its sums, and a copy on the way to the first process, which receives one at a time.
-
-    Args:
-        smallest: complex numbers without which the largest segment cannot be differentiated.
-        amplitudes: of all its beams wanted, steps and thicknesses; a few such arrays are held at once.
-        nproc: processes wanted; there are fewer where only fewer fit.
+    Least squares keeps one Jacobian while each process adds up its part of the next; where there is no room
+    for them they are kept in files. Where there is no room for all derivatives of U_g, each process makes
+    those that it needs next.
 
     Raises:
         ValueError: one process alone needs more.
     """
-    kept = _DOUBLE * n_observations * (7 * n_parameters + 12 * n_thickness)
-    sums = 2 * _DOUBLE * n_observations * (n_parameters + n_thickness)
-    room = memory * GIB - kept - sums  # for the processes
-    own = sums + _AMPLITUDES * _COMPLEX * amplitudes
-    least = own + _COPIES * _COMPLEX * smallest  # for each of them
-    if room < least:
-        raise ValueError(
-            f"a cycle of least squares with {n_observations} observations, {n_parameters} parameters and "
-            f"{n_thickness} thicknesses takes {(kept + sums + least) / GIB:.2g} GiB, and memory={memory:.2g} "
-            "is less: raise memory=, or refine fewer parameters"
-        )
-    nproc = int(min(nproc, room // least))
-    workspace = (room / nproc - own) / (_COPIES * _COMPLEX)
-    return Plan(nproc, int(min(_USEFUL_WORKSPACE, workspace)))
+    for n, in_file, whole in product(range(nproc, 0, -1), (False, True), (True, False)):
+        held = sizes.kept + (0 if in_file else (1 + n) * sizes.jacobian) + n * sizes.process
+        if whole:
+            held += sizes.complex_bytes * (sizes.table - n * sizes.smallest_table)
+        spare = (memory * GIB - held) / n / sizes.complex_bytes
+        if spare < 0:
+            continue
+        workspace = min(_USEFUL_WORKSPACE, sizes.smallest + spare / 2 / _COPIES)
+        table = sizes.table if whole else sizes.smallest_table + spare / 2
+        extra = _COPIES * (workspace - sizes.smallest) + (0 if whole else table - sizes.smallest_table)
+        expected = (held + n * sizes.complex_bytes * extra) / GIB
+        return Plan(n, int(workspace), int(table), in_file, expected)
+    least = (sizes.kept + sizes.process) / GIB
+    raise ValueError(
+        f"a cycle of least squares with {sizes.n_observations} observations, {sizes.n_parameters} parameters "
+        f"and {sizes.n_thickness} thicknesses takes {least:.2g} GiB, and memory={memory:.2g} is less: "
+        "raise memory=, refine fewer parameters, or take fewer beams by beams.g_max"
+    )

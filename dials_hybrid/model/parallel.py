@@ -1,7 +1,8 @@
 """Several processes for one sum.
 
 Threads do not help: segments are so small that Python's lock is always wanted. Processes are forked
-for each sum, so they see all that the parent has without sending it, and send back their share.
+for each sum, so they see all that the parent has without sending it, and leave their share in memory
+that both have.
 """
 
 from __future__ import annotations
@@ -13,34 +14,29 @@ import traceback
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 
-def sum_of_shares(share: Callable[[int], list[Tensor]], n: int) -> list[Tensor]:
-    """Add up share(0) .. share(n - 1), lists of CPU tensors, one process each.
-
-    Share 0 is worked on here. The order of addition does not depend on which process ends first.
+def in_processes(work: Callable[[int], None], n: int) -> None:
+    """Call work(0) .. work(n - 1), one process each, number 0 here.
 
     Raises:
         ChildProcessError: a process was killed.
         RuntimeError: a process failed.
     """
     if n == 1:
-        return share(0)
+        return work(0)
     context = multiprocessing.get_context("fork")
     workers = []
-    for rank in range(1, n):
+    for number in range(1, n):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(share, rank, sender), daemon=True)
+        process = context.Process(target=_work, args=(work, number, sender), daemon=True)
         process.start()
         sender.close()
         workers.append((process, receiver))
     try:
-        total = share(0)
+        work(0)
         for _, receiver in workers:
-            for part, values in zip(total, _received(receiver), strict=True):
-                part += torch.from_numpy(values)
-        return total
+            _wait_for(receiver)
     finally:
         for process, receiver in workers:
             receiver.close()
@@ -74,22 +70,22 @@ def share_out(costs: list[float], n: int) -> list[list[int]]:
     return [sorted(tasks) for _, _, tasks in sorted(shares, key=lambda share: share[1])]
 
 
-def _work(share, rank: int, sender) -> None:
+def _work(work, number: int, sender) -> None:
     # More threads would wait for ever for those that the parent has and a fork has not.
     torch.set_num_threads(1)
     try:
-        sender.send([part.numpy() for part in share(rank)])
+        work(number)
+        sender.send("")
     except BaseException:
         sender.send(traceback.format_exc())
 
 
-def _received(receiver) -> list:
+def _wait_for(receiver) -> None:
     try:
-        answer = receiver.recv()
+        failure = receiver.recv()
     except EOFError as error:
         raise ChildProcessError(
             "a worker process was killed: if memory was short, try a smaller memory= or nproc="
         ) from error
-    if isinstance(answer, str):
-        raise RuntimeError(f"a worker process failed:\n{answer}")
-    return answer
+    if failure:
+        raise RuntimeError(f"a worker process failed:\n{failure}")

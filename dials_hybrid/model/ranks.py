@@ -84,10 +84,13 @@ def of_first_rank(x: Tensor) -> Tensor:
     return x
 
 
-def end(sentence: str) -> NoReturn:
-    """End this process with status 1, and the run with one sentence, that of the rank that failed."""
+def end(sentence: str, status: int = 1) -> NoReturn:
+    """End this process, and the run with one sentence, that of the rank that failed."""
     if n_ranks() == 1:
-        sys.exit(sentence)
+        if status == 1:
+            sys.exit(sentence)
+        print(sentence, file=sys.stderr, flush=True)
+        sys.exit(status)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         if not _store.check([_FAILURE]):
@@ -99,7 +102,7 @@ def end(sentence: str) -> NoReturn:
     if rank() == 0:
         print(sentence, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(1)  # tidying up would wait for ranks that are no more
+    os._exit(status)  # tidying up would wait for ranks that are no more
 
 
 def leave() -> None:

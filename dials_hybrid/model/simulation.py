@@ -8,7 +8,7 @@ number of processes changes nothing but rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,12 +27,15 @@ from dials_hybrid.bloch.propagate import (
     Potential,
     SegmentTask,
     segment_derivatives,
+    segment_derivatives_seconds,
     segment_intensities,
 )
 from dials_hybrid.data import AtomicModel, Dataset
-from dials_hybrid.model.memory import plan
-from dials_hybrid.model.parallel import share_out, sum_of_shares
-from dials_hybrid.model.ranks import add_over_ranks, n_ranks, of_first_rank, rank
+from dials_hybrid.model.held import Held
+from dials_hybrid.model.memory import Sizes, plan
+from dials_hybrid.model.parallel import in_processes, share_out
+from dials_hybrid.model.potential_table import PotentialAt, groups, n_needed, tabulated
+from dials_hybrid.model.ranks import n_ranks, of_first_rank, rank
 
 
 def _keep_freed_memory() -> None:
@@ -45,7 +48,11 @@ def _keep_freed_memory() -> None:
 
 
 Progress = Callable[[Iterable, int], Iterable]
+Work = Callable[[SegmentTask], tuple[Tensor, ...]]  # what a task adds to each sum of its observations
+Job = tuple[SegmentTask, Work]
 _IMPOSSIBLE = 10.0  # U_g [1/A^2]; lead has U_0 = 0.3
+_SAMPLE = 20  # segments from which the time for all is estimated
+_FEW = 16  # observations of a segment that can always be differentiated together
 
 
 def silent(iterable: Iterable, total: int) -> Iterable:
@@ -68,17 +75,18 @@ class RockingSums:
     """I_g of every observation, summed over its window."""
 
     intensity: Tensor  # (M, T)
-    by_structure: Tensor | None = None  # (M, P)
-    by_orientation: Tensor | None = None  # (M, P')
+    by_structure: Held | None = None  # (M, P)
+    by_orientation: Held | None = None  # (M, P')
 
 
 def cost(task: SegmentTask) -> float:
     """What a segment of K steps, N beams and m observations costs, up to a factor.
 
-    Bloch waves take K N^3, derivatives of m intensities K m N^2.
+    In units of 0.06 microseconds: what diagonalisation takes (see waves.py), and each segment whatever
+    its size. Chebyshev polynomials have the same dependence on m for many beams.
     """
     n, k = len(task.segment.hkl), task.segment.last - task.segment.first
-    return float(k * n**2 * (n + len(task.rows)))
+    return 25_000.0 + k * n**2 * (1.0 + n / 260.0) * (1.5 + len(task.rows))
 
 
 class Simulation:
@@ -90,8 +98,11 @@ class Simulation:
         basis: (K, 3, 3) reciprocal basis of each step with the present tilts [1/A].
         policy: beam selection.
         mean_inner_potential: U_0 [1/A^2].
+        normals: unit vector normal to the crystal's surface in each step (K, 3); None: the beam's.
         nproc: processes of this rank, fewer where memory is short.
         n_parameters: all those of least squares.
+        n_structure: those of them that change U_g.
+        n_orientation: those that turn the crystal.
         n_thickness: nodes of the thickness grid.
         memory: that a cycle of least squares may hold [GiB].
         dtype: floating-point precision of the intensities.
@@ -107,8 +118,11 @@ class Simulation:
         policy: BeamPolicy,
         *,
         mean_inner_potential: float,
+        normals: Tensor | None = None,
         nproc: int = 1,
         n_parameters: int = 0,
+        n_structure: int = 0,
+        n_orientation: int = 0,
         n_thickness: int = 0,
         memory: float = math.inf,
         dtype: torch.dtype = torch.float64,
@@ -118,6 +132,7 @@ class Simulation:
         _keep_freed_memory()
         self.progress = progress
         self.steps = dataset.steps
+        self.normals = dataset.steps.beam[dataset.steps.crystal] if normals is None else normals
         self.wavelength = dataset.wavelength
         self.wave_number = wave_number(dataset.wavelength, mean_inner_potential)
         self.n_observations = len(dataset.observations)
@@ -142,16 +157,21 @@ class Simulation:
         )
         tasks = (self._task(segment, dataset, basis) for segment in segments)
         self.tasks = [task for task in tasks if len(task.rows)]
-        budget = plan(
-            memory,
+        largest = max(self.tasks, key=lambda task: len(task.segment.hkl), default=None)
+        sizes = Sizes(
             n_observations=self.n_observations,
             n_parameters=n_parameters,
+            n_propagated=n_structure + n_orientation,
             n_thickness=n_thickness,
-            smallest=max((len(task.segment.hkl) ** 2 * len(task.rows) for task in self.tasks), default=0),
+            smallest=0 if largest is None else _FEW * largest.pairs.numel(),
             amplitudes=n_thickness * max((task.window.numel() for task in self.tasks), default=0),
-            nproc=nproc,
+            table=n_structure * len(self.table.hkl),
+            smallest_table=0 if largest is None else n_structure * n_needed(largest, len(self.table.hkl)),
+            complex_bytes=2 * derivative_dtype.itemsize,
         )
-        self.nproc, self.workspace = budget.nproc, budget.workspace
+        self.plan = plan(memory, sizes, nproc)
+        everything = self.plan.table >= sizes.table
+        self.entries = len(self.table.hkl) if everything else self.plan.table // n_structure
         self.shares = self._shares()
 
     def _task(self, segment: Segment, dataset: Dataset, basis: Tensor) -> SegmentTask:
@@ -167,11 +187,13 @@ class Simulation:
         step = torch.arange(segment.first, segment.last, device=rows.device)
         inside = (step >= observations.first[rows, None]) & (step < observations.last[rows, None])
         window = inside * steps.weight[segment.first : segment.last]
-        middle = basis[(segment.first + segment.last) // 2]
-        r = segment.hkl.to(basis.dtype) @ middle.T
-        m = symmetrisation(r, steps.beam[segment.crystal], self.wave_number)
+        middle = (segment.first + segment.last) // 2
+        r = segment.hkl.to(basis.dtype) @ basis[middle].T
+        cosine = float(self.normals[middle] @ steps.beam[segment.crystal])
+        m = symmetrisation(r, self.normals[middle], self.wave_number * cosine)
         pairs = self.table.of_pairs(segment.hkl)
-        return SegmentTask(segment, pairs, rows, beams, window, m, self._weak(segment, basis, m))
+        weak = self._weak(segment, basis, m)
+        return SegmentTask(segment, pairs, rows, beams, window, m, weak, 1.0 / cosine)
 
     def _weak(self, segment: Segment, basis: Tensor, m: Tensor) -> WeakBeams | None:
         if not len(segment.weak):
@@ -191,7 +213,7 @@ class Simulation:
         costs = torch.tensor([cost(task) for task in self.tasks], device=self.steps.weight.device)
         costs = of_first_rank(costs.double()).tolist()
         own = share_out(costs, n_ranks())[rank()]
-        shares = share_out([costs[i] for i in own], self.nproc)
+        shares = share_out([costs[i] for i in own], self.plan.nproc)
         return [[self.tasks[own[i]] for i in share] for share in shares]
 
     @property
@@ -206,27 +228,49 @@ class Simulation:
             covered[task.rows] = True
         return covered
 
+    def seconds(self, potential: Potential, basis: Tensor, thickness: Tensor, count: int) -> float:
+        """What `differentiate` by `count` parameters may take; arguments as of `run`."""
+        dtype = self.derivative_dtype
+        potential, basis, thickness = (x.to(dtype) for x in (potential, basis, thickness))
+        sample = self.tasks[:: -(-len(self.tasks) // _SAMPLE) or 1]
+        found = sum(
+            segment_derivatives_seconds(
+                task.to(dtype),
+                basis[task.segment.first : task.segment.last],
+                self._beam(task, dtype),
+                potential,
+                thickness,
+                self.wave_number,
+                count,
+            )
+            for task in sample
+        )
+        share = sum(map(cost, sample)) / max(1.0, sum(map(cost, self.tasks)))
+        return found / max(share, 1e-9) / (self.plan.nproc * n_ranks())
+
     def run(self, potential: Potential, basis: Tensor, thickness: Tensor) -> RockingSums:
         """Intensities (M, T) at thicknesses (T,) [A] for orientations `basis` (K, 3, 3)."""
-        intensities = self._intensities(potential, basis, thickness)
+        work = self._intensities(potential, basis, thickness)
         widths = (len(thickness),)
-        return RockingSums(*self._add_up(lambda task: (intensities(task),), widths, potential))
+        total = self._held(*widths)
+        self._add_up(lambda tasks: self._jobs(work, potential, tasks, widths), [total])
+        return RockingSums(total.values)
 
-    def _intensities(self, potential: Potential, basis: Tensor, thickness: Tensor):
-        """Function of a task that gives its intensities (m, T)."""
+    def _intensities(self, potential: Potential, basis: Tensor, thickness: Tensor) -> Work:
+        """Gives the intensities (m, T) of a task."""
         dtype = self.dtype
         potential, basis, thickness = (x.to(dtype) for x in (potential, basis, thickness))
 
-        def intensities(task: SegmentTask) -> Tensor:
+        def intensities(task: SegmentTask) -> tuple[Tensor]:
             part, beam = slice(task.segment.first, task.segment.last), self._beam(task, dtype)
             rest = basis[part], beam, potential, thickness, self.wave_number
-            return segment_intensities(task.to(dtype), *rest).intensity
+            return (segment_intensities(task.to(dtype), *rest).intensity,)
 
         return intensities
 
     def differentiate(
         self,
-        potential: Potential,
+        potential_at: PotentialAt,
         basis: Tensor,
         axes: Tensor,
         tilt_design: Tensor,
@@ -236,16 +280,43 @@ class Simulation:
         """`run`, with derivatives of the intensities averaged over thickness.
 
         Args:
+            potential_at: gives U_g, with derivatives where those of the intensities are wanted.
             axes: the a tilt axes of each step (K, a, 3).
             tilt_design: d(tilt) / d(orientation parameter) (a, K, P') [radian].
             p: thickness weights of each observation (M, T).
         """
-        dtype, bare = self.derivative_dtype, Potential(potential.u, absorption=potential.absorption)
-        intensities = None if dtype == self.dtype else self._intensities(bare, basis, thickness)
-        potential, basis, thickness, axes, p, design = (
-            x.to(dtype) for x in (potential, basis, thickness, axes, p, tilt_design)
-        )
-        n_structure = 0 if potential.derivatives is None else len(potential.derivatives)
+        derivatives = potential_at(self.table.hkl[:1]).derivatives
+        n_structure = 0 if derivatives is None else len(derivatives)
+        widths = (len(thickness), tilt_design.shape[-1], n_structure)
+
+        def work_at(hkl: Tensor) -> tuple[Work, Potential]:
+            bare, potential = tabulated(potential_at, hkl, self.derivative_dtype)
+            work = self._derivatives(potential, basis, axes, tilt_design, thickness, p)
+            if self.derivative_dtype == self.dtype:
+                return work, bare
+            intensities = self._intensities(bare, basis, thickness)
+            return lambda task: (*intensities(task), *work(task)[1:]), bare
+
+        entries = self.entries if n_structure else len(self.table.hkl)
+        whole = work_at(self.table.hkl) if entries >= len(self.table.hkl) else None
+
+        def jobs(tasks: list[SegmentTask]) -> Iterator[Job]:
+            if whole:
+                yield from self._jobs(*whole, tasks, widths)
+                return
+            for needed, group in groups(tasks, len(self.table.hkl), entries):
+                yield from self._jobs(*work_at(self.table.hkl[needed]), group, widths)
+
+        totals = [self._held(widths[0]), *(self._held(width, self.plan.in_file) for width in widths[1:])]
+        self._add_up(jobs, totals)
+        return RockingSums(totals[0].values, totals[2] if n_structure else None, totals[1])
+
+    def _derivatives(
+        self, potential: Potential, basis: Tensor, axes: Tensor, design: Tensor, thickness: Tensor, p: Tensor
+    ) -> Work:
+        """Gives intensities (m, T) and derivatives by orientation (m, P') and structure (m, P) of a task."""
+        dtype = self.derivative_dtype
+        basis, axes, design, thickness, p = (x.to(dtype) for x in (basis, axes, design, thickness, p))
 
         def work(task: SegmentTask) -> tuple[Tensor, ...]:
             part = slice(task.segment.first, task.segment.last)
@@ -258,44 +329,46 @@ class Simulation:
                 thickness,
                 p[task.rows],
                 self.wave_number,
-                self.workspace,
+                self.plan.workspace,
             )
-            intensity = intensities(task) if intensities else sums.intensity
             by_orientation = torch.einsum("mka,akp->mp", sums.by_tilt, design[:, part])
-            if n_structure:
-                return intensity, by_orientation, sums.by_structure
-            return intensity, by_orientation
+            by_structure = sums.intensity[:, :0] if sums.by_structure is None else sums.by_structure
+            return sums.intensity, by_orientation, by_structure
 
-        widths = (len(thickness), tilt_design.shape[-1], n_structure)
-        totals = self._add_up(work, widths if n_structure else widths[:2], potential)
-        by_structure = totals[2] if n_structure else None
-        return RockingSums(totals[0], by_structure, totals[1])
+        return work
 
     def _beam(self, task: SegmentTask, dtype: torch.dtype) -> Tensor:
         return self.steps.beam[task.segment.crystal].to(dtype)
 
-    def _add_up(
-        self,
-        work: Callable[[SegmentTask], tuple[Tensor, ...]],
-        widths: tuple[int, ...],
-        potential: Potential,
-    ) -> list[Tensor]:
-        """Sums (M, width) over all tasks of all ranks of what each adds to its observations.
+    def _held(self, width: int, in_file: bool = False) -> Held:
+        return Held((self.n_observations, width), self.steps.weight.device, in_file)
 
-        All are nan where no crystal has such a potential, as after a step to absurd displacements.
+    def _jobs(
+        self, work: Work, potential: Potential, tasks: list[SegmentTask], widths: tuple[int, ...]
+    ) -> Iterator[Job]:
+        """`work` for each task; nan where no crystal has such a potential.
+
+        That is so after a step to absurd displacements.
         """
 
-        weight = self.steps.weight
-        if not float(potential.u.abs().max()) < _IMPOSSIBLE:
-            return [weight.new_full((self.n_observations, width), torch.nan) for width in widths]
+        def nothing(task: SegmentTask) -> tuple[Tensor, ...]:
+            return tuple(self.steps.weight.new_full((len(task.rows), n), torch.nan) for n in widths)
 
-        def share(process: int) -> list[Tensor]:
-            totals = [weight.new_zeros(self.n_observations, width) for width in widths]
+        possible = float(potential.u.abs().max()) < _IMPOSSIBLE
+        return ((task, work if possible else nothing) for task in tasks)
+
+    def _add_up(self, jobs: Callable[[list[SegmentTask]], Iterator[Job]], totals: list[Held]) -> None:
+        """Add to `totals` what all tasks of all ranks add to their observations."""
+        of_process = [totals, *([total.another() for total in totals] for _ in self.shares[1:])]
+
+        def share(process: int) -> None:
             tasks = self.shares[process]
             with torch.no_grad():
-                for task in self.progress(tasks, len(tasks)) if process == 0 else tasks:
-                    for total, part in zip(totals, work(task), strict=True):
-                        total[task.rows] += part
-            return totals
+                found = jobs(tasks)
+                for task, work in self.progress(found, len(tasks)) if process == 0 else found:
+                    for total, part in zip(of_process[process], work(task), strict=True):
+                        total.add(task.rows, part)
 
-        return add_over_ranks(sum_of_shares(share, self.nproc))
+        in_processes(share, len(self.shares))
+        for total, *others in zip(*of_process, strict=True):
+            total.add_all(others)

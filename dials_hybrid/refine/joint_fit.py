@@ -48,7 +48,7 @@ class Cycle:
 class Fit:
     """Where a stage ended."""
 
-    evaluation: Evaluation
+    evaluation: Evaluation  # without derivatives
     covariance: Tensor  # (P, P), from the scatter of the residuals
     goodness_of_fit: float  # 1 where the error model describes the residuals
     n_parameters: float  # effective number: a parameter held by its prior counts less than one
@@ -93,7 +93,7 @@ class JointFit:
                 "calculated and observed intensities do not correlate: is this the right structure?"
             )
         with torch.no_grad():
-            self.hybrid.scale.log_scale += math.log(factor)
+            self.hybrid.scale.constant += math.log(factor)
         return evaluation.sums
 
     def refine(
@@ -148,13 +148,13 @@ class JointFit:
         variance = float((start.residuals**2).sum()) / max(1, self.target.n_work)
         centre, sigma = self.hybrid.prior()
         directions = centre.new_zeros(len(self.origin_shifts), len(centre))
-        directions[:, self.hybrid.slices()["crystal"]] = self.origin_shifts.to(directions)
+        directions[:, self.hybrid.structure] = self.origin_shifts.to(directions)
         restraints = self._restrained(variance) if self.restraints else None
         return Prior(centre, sigma / math.sqrt(variance), directions, restraints)
 
     def _restrained(self, variance: float) -> Callable[[Tensor], Linearisation]:
         """Residuals of the restraints and their derivatives by all parameters."""
-        crystal, part = self.hybrid.crystal, self.hybrid.slices()["crystal"]
+        crystal, part = self.hybrid.crystal, self.hybrid.structure
 
         def restrained(x: Tensor) -> Linearisation:
             rows = restraint_rows(self.restraints, crystal.atoms_at(x[part]))
@@ -179,10 +179,9 @@ class JointFit:
             if x is start:
                 observations = self.hybrid.dataset.observations
                 self.target = target or self.weighting.target(observations, evaluation.intensity)
-            weight = self.target.root_weight
             return Linearisation(
                 self.target.residuals(evaluation.intensity),
-                weight[:, None] * evaluation.jacobian,
+                evaluation.jacobian.weighted(self.target.root_weight),
                 evaluation,
             )
 
@@ -197,23 +196,23 @@ class JointFit:
         for number, step in enumerate(steps, start=1):
             fit = self._fit(step, active)
             if number == 1 or step.shift.any():
+                self.hybrid.load_vector(step.x)  # the last one tried may have been worse
                 on_cycle(self._cycle(stage, number, step, fit))
         self.hybrid.load_vector(step.x)
         return fit
 
     def _fit(self, step: Step, active: Tensor) -> Fit:
         evaluation, at = step.linearisation.model, step.linearisation
-        data = at.jacobian.T @ at.jacobian
-        prior = step.normal_matrix - data
+        data, prior = step.data_matrix, step.normal_matrix - step.data_matrix
         inverse = covariance(step.normal_matrix, active)
         n_parameters = float((inverse * data).sum())
         freedom = max(1.0, self.target.n_work - n_parameters)
         variance = step.chi_squared / freedom / self.target.expected()
         inverse = covariance(self.target.slope() * data + prior, active)
-        robust = sandwich(inverse, at.residuals, at.jacobian, self.target.share, variance * prior)
+        robust = sandwich(inverse, at, self.target.share, variance * prior)
         uncertainties = no_smaller(robust, variance * inverse)
         return Fit(
-            evaluation=evaluation,
+            evaluation=replace(evaluation, sums=RockingSums(evaluation.sums.intensity), jacobian=None),
             covariance=uncertainties,
             goodness_of_fit=math.sqrt(variance),
             n_parameters=n_parameters,
@@ -226,7 +225,7 @@ class JointFit:
         """Largest shift in s.u.s; of the structure where it is refined, else of all parameters."""
         uncertainty = torch.diagonal(uncertainties).clamp(min=0.0).sqrt()
         ratio = torch.where(uncertainty > 0.0, shift.abs() / uncertainty, 0.0)
-        of_structure = ratio[self.hybrid.slices()["crystal"]]
+        of_structure = ratio[self.hybrid.structure]
         return float((of_structure if of_structure.any() else ratio).max())
 
     def _cycle(self, stage: str, number: int, step: Step, fit: Fit) -> Cycle:

@@ -12,17 +12,30 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dials_hybrid.model.held import row_blocks
+from dials_hybrid.model.jacobian import Jacobian
+
 _SMALLEST_DAMPING, _LARGEST_DAMPING = 1e-7, 1e4
 _AS_PROMISED = (0.7, 1.4)  # gain of a step over the expected one; outside, its Jacobian is out of date
 
 
 @dataclass(frozen=True)
 class Linearisation:
-    """A model at x: residuals r (M,) and their derivatives J (M, P)."""
+    """A model at x: residuals r (M,) and their derivatives J (M, P), which are read by slices of rows."""
 
     residuals: Tensor
-    jacobian: Tensor
+    jacobian: Tensor | Jacobian
     model: object = None  # whatever the caller wants back with the accepted point
+
+    def normal_equations(self) -> tuple[Tensor, Tensor]:
+        """J^T J (P, P) and J^T r (P,)."""
+        n = self.jacobian.shape[1]
+        matrix, gradient = self.residuals.new_zeros(n, n), self.residuals.new_zeros(n)
+        for rows in row_blocks(*self.jacobian.shape):
+            j = self.jacobian[rows]
+            matrix.addmm_(j.T, j)
+            gradient.addmv_(j.T, self.residuals[rows])
+        return matrix, gradient
 
 
 @dataclass(frozen=True)
@@ -64,17 +77,11 @@ class Step:
     objective: float  # with priors
     damping: float
     shift: Tensor  # (P,) of this cycle
+    data_matrix: Tensor  # J^T J (P, P)
     normal_matrix: Tensor  # (P, P), priors and restraints included, undamped
-    restrained: Linearisation  # what the restraints say at x
+    gradient: Tensor  # (P,), with priors and restraints
     remaining: Tensor | None = None  # (P,) shift that an undamped step would still make
     converged: bool = False
-
-
-def normal_matrix(linearisation: Linearisation, prior: Prior) -> Tensor:
-    """J^T J + priors, (P, P)."""
-    j = linearisation.jacobian
-    data = j.T @ j
-    return data + prior.normal_matrix(data)
 
 
 def minimise(
@@ -161,23 +168,22 @@ class _Search:
 
     def _shift(self, damping: float) -> tuple[Tensor, float]:
         """The damped Gauss-Newton step and the decrease of the objective to expect from it."""
-        state, prior = self.state, self.prior
-        j = state.linearisation.jacobian
-        gradient = j.T @ state.linearisation.residuals
-        gradient = gradient + (state.x - prior.centre) * prior.sigma**-2
-        gradient = gradient + state.restrained.jacobian.T @ state.restrained.residuals
+        state, prior, gradient = self.state, self.prior, self.state.gradient
         shift = _solve(state.normal_matrix, gradient, damping, self.active)
         shift = shift - prior.directions.T @ (prior.directions @ shift)
         return shift, float(-shift @ (2.0 * gradient + state.normal_matrix @ shift))
 
     def _at(self, x: Tensor, at: Linearisation, fresh: bool, damping: float, shift: Tensor) -> Step:
         chi_squared = float((at.residuals**2).sum())
-        held = self.prior.restrained(x)
-        objective = chi_squared + self.prior.chi_squared(x) + float((held.residuals**2).sum())
+        prior, held = self.prior, self.prior.restrained(x)
+        objective = chi_squared + prior.chi_squared(x) + float((held.residuals**2).sum())
         if not objective < float("inf"):
             objective = float("inf")
-        matrix = normal_matrix(at, self.prior) + held.jacobian.T @ held.jacobian
-        return Step(x, at, fresh, chi_squared, objective, damping, shift, matrix, held)
+        data, gradient = at.normal_equations()
+        of_restraints, by_restraints = held.normal_equations()
+        matrix = data + prior.normal_matrix(data) + of_restraints
+        gradient = gradient + (x - prior.centre) * prior.sigma**-2 + by_restraints
+        return Step(x, at, fresh, chi_squared, objective, damping, shift, data, matrix, gradient)
 
 
 def _solve(matrix: Tensor, gradient: Tensor, damping: float, active: Tensor) -> Tensor:
@@ -207,7 +213,7 @@ def covariance(matrix: Tensor, active: Tensor) -> Tensor:
     return result
 
 
-def sandwich(inverse: Tensor, residuals: Tensor, jacobian: Tensor, share: Tensor, prior: Tensor) -> Tensor:
+def sandwich(inverse: Tensor, at: Linearisation, share: Tensor, prior: Tensor) -> Tensor:
     """Covariance (P, P) of the parameters from the residuals themselves, whatever their weights.
 
         C = N^-1 (sum_m r_m^2 / (s_m (1 - h_m)) j_m j_m^T + prior) N^-1
@@ -219,12 +225,14 @@ def sandwich(inverse: Tensor, residuals: Tensor, jacobian: Tensor, share: Tensor
     Args:
         share: s (M,); 1 / n of rows that list one measurement n times, which are no n measurements.
     """
-    spread = jacobian @ inverse
-    share = share.clamp(min=1e-6)
-    leverage = ((spread * jacobian).sum(1) / share).clamp(max=0.9)
-    size = residuals / (share * (1.0 - leverage)).sqrt()
-    scores = size[:, None] * spread
-    return scores.T @ scores + inverse @ prior @ inverse
+    result, share = inverse @ prior @ inverse, share.clamp(min=1e-6)
+    for rows in row_blocks(*at.jacobian.shape):
+        j = at.jacobian[rows]
+        spread = j @ inverse
+        leverage = ((spread * j).sum(1) / share[rows]).clamp(max=0.9)
+        scores = (at.residuals[rows] / (share[rows] * (1.0 - leverage)).sqrt())[:, None] * spread
+        result.addmm_(scores.T, scores)
+    return result
 
 
 def no_smaller(covariance: Tensor, least: Tensor) -> Tensor:

@@ -85,10 +85,10 @@ def hybrid(synthetic):
             **options,
         )
         generator = torch.Generator().manual_seed(0)
-        for module in (*model.thickness, model.scale):
-            for parameter in module.parameters():
-                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-                parameter.data += 0.5 * noise
+        of_thickness = (parameter for each in model.thickness for parameter in each.parameters())
+        for parameter in (*of_thickness, model.scale.log_scale):
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.data += 0.5 * noise
         return model
 
     return build

@@ -4,6 +4,7 @@ import pytest
 import torch
 from synthetic import central_differences, largest_error
 
+from dials_hybrid.model.crystal import Crystal
 from dials_hybrid.model.hybrid import BLOCKS
 
 
@@ -11,7 +12,7 @@ def check_jacobian(hybrid, block):
     """Against central differences, 2e-6 of the largest derivative by each parameter."""
     found = hybrid.evaluate(derivatives=True)
     x, part = hybrid.vector(), hybrid.slices()[block]
-    jacobian = found.jacobian[:, part]
+    jacobian = found.jacobian[:][:, part]
 
     def intensity(values):
         hybrid.load_vector(torch.cat([x[: part.start], values, x[part.stop :]]))
@@ -29,6 +30,13 @@ def test_jacobian_against_central_differences(hybrid, block):
 @pytest.mark.parametrize("thickness", ["flat", "wedge", "normal", "neural"])
 def test_jacobian_by_thickness_against_central_differences(hybrid, thickness):
     check_jacobian(hybrid(thickness), "thickness")
+
+
+def test_jacobian_by_the_absorption_factor_against_central_differences(hybrid):
+    model = hybrid()
+    start = model.crystal
+    model.crystal = Crystal(start.start, start.jacobian, start.names, 1.0, absorption_restraint=0.5)
+    check_jacobian(model, "crystal")
 
 
 def test_jacobian_after_a_step(hybrid):
@@ -64,7 +72,7 @@ def test_intensities_are_sums_over_the_parts_of_the_formula(hybrid):
 
 def test_without_structure_its_columns_are_zero_and_the_others_the_same(hybrid):
     model = hybrid()
-    whole, rest = (model.evaluate(True, structure=structure).jacobian for structure in (True, False))
+    whole, rest = (model.evaluate(True, structure=structure).jacobian[:] for structure in (True, False))
     part = model.slices()["crystal"]
     assert not rest[:, part].any()
     whole[:, part] = 0.0

@@ -1,4 +1,4 @@
-"""Sums of shares over processes."""
+"""Work that is shared out to processes."""
 
 from __future__ import annotations
 
@@ -8,64 +8,72 @@ import signal
 import pytest
 import torch
 
-from dials_hybrid.model.parallel import number_of_processors, processes, share_out, sum_of_shares
+from dials_hybrid.model.held import Held
+from dials_hybrid.model.parallel import in_processes, number_of_processors, processes, share_out
 
 N = 1000
 
 
-def share_of(n):
-    """Squares of rank, rank + n, rank + 2 n ... below N, each at its place, and their sum."""
-
-    def share(rank):
-        values = torch.zeros(N, dtype=torch.float64)
-        values[rank::n] = torch.arange(rank, N, n, dtype=torch.float64) ** 2
-        return [values, values.sum()[None]]
-
-    return share
+def in_common(*shape):
+    """Zeros that processes forked later see too."""
+    return Held(shape, torch.device("cpu")).values
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_shares_add_up(n):
-    values, total = sum_of_shares(share_of(n), n)
-    assert torch.equal(values, torch.arange(N, dtype=torch.float64) ** 2)
-    assert total.item() == (N - 1) * N * (2 * N - 1) / 6
+def test_each_does_its_part(n):
+    values = in_common(n, N)
+
+    def work(number):
+        values[number, number::n] = torch.arange(number, N, n, dtype=torch.float64) ** 2
+
+    in_processes(work, n)
+    assert torch.equal(values.sum(0), torch.arange(N, dtype=torch.float64) ** 2)
 
 
-def test_shares_are_worked_on_in_other_processes():
-    (pids,) = sum_of_shares(lambda rank: [torch.eye(3, dtype=torch.float64)[rank] * os.getpid()], 3)
-    assert len(set(pids.tolist())) == 3
+def test_other_processes_do_the_work():
+    pids = in_common(3, 1)
+
+    def work(number):
+        pids[number] = os.getpid()
+
+    in_processes(work, 3)
+    assert pids[0] == os.getpid()
+    assert len(set(pids.flatten().tolist())) == 3
 
 
 def test_a_failure_in_a_worker_is_told():
-    def share(rank):
-        if rank == 1:
+    def work(number):
+        if number == 1:
             raise ValueError("no such beam")
-        return [torch.zeros(1)]
 
     with pytest.raises(RuntimeError, match="no such beam"):
-        sum_of_shares(share, 2)
+        in_processes(work, 2)
 
 
 def test_a_killed_worker_is_told():
-    def share(rank):
-        if rank == 1:
+    def work(number):
+        if number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        return [torch.zeros(1)]
 
     with pytest.raises(ChildProcessError, match="killed"):
-        sum_of_shares(share, 2)
+        in_processes(work, 2)
 
 
 def test_a_parent_with_several_threads_does_not_hang_its_workers():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
+    found = in_common(2, 600 * 600)
     try:
         matrix = torch.randn(600, 600, dtype=torch.float64)
         product = matrix @ matrix  # starts the parent's threads
-        (total,) = sum_of_shares(lambda rank: [matrix @ matrix], 2)
+
+        def work(number):
+            found[number] = (matrix @ matrix).flatten()
+
+        in_processes(work, 2)
     finally:
         torch.set_num_threads(before)
-    torch.testing.assert_close(total, 2.0 * product)
+    torch.testing.assert_close(found.sum(0), 2.0 * product.flatten())
 
 
 def test_one_process_on_a_gpu():

@@ -278,7 +278,7 @@ def test_sandwich_against_repeated_noise(matrix, robust, uneven):
         slope = float((2.0 * w**2 - w).mean() / w.mean()) if robust else 1.0
         inverse = covariance(slope * j.T @ j, torch.ones(P, dtype=torch.bool))
         estimates.append(x)
-        variances.append(torch.diagonal(sandwich(inverse, w.sqrt() * r, j, share, nothing)))
+        variances.append(torch.diagonal(sandwich(inverse, Linearisation(w.sqrt() * r, j), share, nothing)))
     scatter = torch.stack(estimates).std(0)
     promised = torch.stack(variances).mean(0).sqrt()
     torch.testing.assert_close(promised, scatter, rtol=0.12, atol=0.0)
@@ -289,12 +289,13 @@ def test_sandwich_of_repeated_rows_and_of_a_prior(matrix):
     r = torch.linspace(-1.0, 2.0, len(matrix), dtype=torch.float64)
     one, nothing = torch.ones(len(matrix)).double(), torch.zeros(P, P).double()
     inverse = torch.linalg.inv(matrix.T @ matrix)
-    expected = sandwich(inverse, r, matrix, one, nothing)
+    expected = sandwich(inverse, Linearisation(r, matrix), one, nothing)
     third = 3.0**-0.5
-    found = sandwich(inverse, third * r.repeat(3), third * matrix.repeat(3, 1), one.repeat(3) / 3.0, nothing)
+    thrice = Linearisation(third * r.repeat(3), third * matrix.repeat(3, 1))
+    found = sandwich(inverse, thrice, one.repeat(3) / 3.0, nothing)
     torch.testing.assert_close(found, expected)
     prior = torch.diag(torch.arange(1.0, P + 1.0).double())
-    alone = sandwich(torch.linalg.inv(prior), 0.0 * r, 0.0 * matrix, one, prior)
+    alone = sandwich(torch.linalg.inv(prior), Linearisation(0.0 * r, 0.0 * matrix), one, prior)
     torch.testing.assert_close(alone, torch.linalg.inv(prior))
 
 

@@ -31,17 +31,41 @@ class Crystal(nn.Module):
         atoms: the structure at x = 0.
         jacobian: J, (P, 11 n), from the symmetry and the constraints (exact for symmetry).
         names: name of each independent parameter.
-        absorption: factor on the absorptive potential of thermal diffuse scattering; 0 for none.
+        absorption: factor c on the absorptive potential of thermal diffuse scattering; 0 for none.
+        absorption_restraint: standard deviation of the Gaussian prior on c about this value, with which c
+            is one more parameter; None holds it.
     """
 
-    def __init__(self, atoms: AtomicModel, jacobian: Tensor, names: tuple[str, ...], absorption: float = 0.0):
+    def __init__(
+        self,
+        atoms: AtomicModel,
+        jacobian: Tensor,
+        names: tuple[str, ...],
+        absorption: float = 0.0,
+        absorption_restraint: float | None = None,
+    ):
         super().__init__()
-        self.absorption = absorption
+        self._absorption = absorption
+        self.absorption_restraint = absorption_restraint
         self.start = atoms
         self.names = names
         self.register_buffer("jacobian", jacobian)
         self.shifts = nn.Parameter(torch.zeros(len(jacobian), dtype=jacobian.dtype))
+        refined = [] if absorption_restraint is None else [absorption]
+        self.absorption_factor = nn.Parameter(torch.tensor(refined, dtype=jacobian.dtype))
         self.register_buffer("centre", inversion_centre(atoms))
+
+    @property
+    def absorption(self) -> float:
+        """c as it is now."""
+        return float(self.absorption_factor.detach()) if len(self.absorption_factor) else self._absorption
+
+    def prior(self) -> tuple[Tensor, Tensor]:
+        """Centre and standard deviation (infinite: free) of the prior on each parameter."""
+        free, factor = torch.zeros_like(self.shifts), self.absorption_factor
+        centre = torch.full_like(factor, self._absorption)
+        sigma = torch.full_like(factor, self.absorption_restraint or 0.0)
+        return torch.cat([free, centre]), torch.cat([torch.full_like(free, torch.inf), sigma])
 
     def atoms(self) -> AtomicModel:
         """The structure at the present shifts."""
@@ -53,32 +77,37 @@ class Crystal(nn.Module):
         return self.start.with_parameters(self.start.parameters + shifts)
 
     def potential(self, hkl: Tensor, wavelength: float, derivatives: bool) -> Potential:
-        """U_g (G,) [1/A^2] at Miller indices (G, 3), with dU_g / dx (P, G) if asked for."""
+        """U_g (G,) [1/A^2] at Miller indices (G, 3), with its derivatives (P, G) if asked for.
+
+        A refined c is the last of the P parameters.
+        """
         atoms = self.atoms()
         scale = potential_scale(atoms.cell, wavelength)
         u, du = scale * structure_factors(atoms, hkl), None
         if derivatives:
             du = self._from_centre(scale * structure_factor_derivatives(atoms, hkl, self.jacobian), hkl)
         elastic = Potential(self._from_centre(u, hkl), du)
-        return self._with_absorption(elastic, atoms, hkl, wavelength) if self.absorption else elastic
+        if self.absorption or len(self.absorption_factor):
+            return self._with_absorption(elastic, atoms, hkl, wavelength)
+        return elastic
 
     def _with_absorption(
         self, elastic: Potential, atoms: AtomicModel, hkl: Tensor, wavelength: float
     ) -> Potential:
-        """U_g + i U'_g, and U'_0."""
-        scale = self.absorption * absorption_scale(atoms.cell, wavelength)
+        """U_g + i c U'_g, and c U'_0."""
+        c, scale = self.absorption, absorption_scale(atoms.cell, wavelength)
         hkl = torch.cat([torch.zeros_like(hkl[:1]), hkl])
         u = self._from_centre(scale * absorptive_structure_factors(atoms, hkl), hkl)
-        potential = Potential(elastic.u + 1j * u[1:], absorption=float(u[0].real))
+        potential = Potential(elastic.u + 1j * c * u[1:], absorption=c * float(u[0].real))
         if elastic.derivatives is None:
             return potential
         du = scale * absorptive_structure_factor_derivatives(atoms, hkl, self.jacobian)
-        du = self._from_centre(du, hkl)
-        return replace(
-            potential,
-            derivatives=elastic.derivatives + 1j * du[:, 1:],
-            absorption_derivatives=du[:, 0].real,
-        )
+        by_x = c * self._from_centre(du, hkl)
+        derivatives, of_mean = elastic.derivatives + 1j * by_x[:, 1:], by_x[:, 0].real
+        if len(self.absorption_factor):
+            derivatives = torch.cat([derivatives, 1j * u[None, 1:]])
+            of_mean = torch.cat([of_mean, u[:1].real])
+        return replace(potential, derivatives=derivatives, absorption_derivatives=of_mean)
 
     def _from_centre(self, u: Tensor, hkl: Tensor) -> Tensor:
         """The real u_g exp(2 pi i g.c) of values (..., G) where there is a centre c; else u itself."""

@@ -97,6 +97,30 @@ def test_a_structure_without_centre_has_none():
 
 
 @pytest.mark.parametrize("centre", [False, True])
+def test_a_refined_absorption_factor_is_one_more_parameter(centre):
+    atoms = with_centre(triclinic(), (0.5, 0.0, 0.25)) if centre else triclinic()
+    generator = torch.Generator().manual_seed(0)
+    jacobian = 0.1 * torch.randn(2, atoms.n_atoms * 11, generator=generator, dtype=torch.float64)
+    crystal = Crystal(atoms, jacobian, tuple("ab"), 0.7, absorption_restraint=0.5)
+    centres, sigmas = crystal.prior()
+    assert centres.tolist() == [0.0, 0.0, 0.7] and sigmas.tolist() == [torch.inf, torch.inf, 0.5]
+    hkl = reflections_within(atoms.cell, 0.8)
+
+    def u(x):
+        crystal.shifts.data, crystal.absorption_factor.data = x[:2], x[2:]
+        now = crystal.potential(hkl, WAVELENGTH, derivatives=False)
+        return torch.cat([torch.view_as_real(now.u).flatten(), double([now.absorption])])
+
+    x = double([0.01, -0.02, 1.3])
+    expected = central_differences(u, x, 1e-5)
+    u(x)
+    assert crystal.absorption == 1.3
+    found = crystal.potential(hkl, WAVELENGTH, derivatives=True)
+    both = [torch.view_as_real(found.derivatives).flatten(1), found.absorption_derivatives[:, None]]
+    assert largest_error(torch.cat(both, dim=1).T, expected) < 1e-7
+
+
+@pytest.mark.parametrize("centre", [False, True])
 def test_absorption_adds_its_own_potential_and_derivatives(centre):
     atoms = with_centre(triclinic(), (0.5, 0.0, 0.25)) if centre else triclinic()
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,65 @@
+"""What the options of the physics do to R1, and what they cost."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from dials_hybrid.model.hybrid import Hybrid
+from dials_hybrid.model.simulation import silent
+from dials_hybrid.refine.build import Builder
+from dials_hybrid.refine.error_model import ErrorModel
+from dials_hybrid.refine.protocol import Outcome
+from dials_hybrid.refine.rvalues import r_values
+from dials_hybrid.refine.state import Inputs, Settings
+from dials_hybrid.refine.target import Target
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A calculation with one option switched off, all parameters but a common scale as they were refined."""
+
+    without: str  # the option; "" for all as refined
+    r1_obs: float
+    seconds: float  # of a calculation of all intensities in single precision
+
+
+def effects(inputs: Inputs, settings: Settings, outcome: Outcome) -> list[Effect]:
+    """Of each option that is off by default and in use, the calculation as refined first; else empty."""
+    off = {
+        "absorption": replace(settings, absorption=0.0, absorption_restraint=None),
+        "weak beams": replace(settings, weak_sg_max=0.0),
+        "inclined surface": replace(settings, surface=None),
+        "form factors by Lobato & Van Dyck": replace(settings, form_factors="peng"),
+    }
+    used = {name: variant for name, variant in off.items() if variant != settings}
+    if not used:
+        return []
+    return [_effect(name, variant, inputs, outcome) for name, variant in {"": settings, **used}.items()]
+
+
+@torch.no_grad()
+def _effect(name: str, settings: Settings, inputs: Inputs, outcome: Outcome) -> Effect:
+    builder = Builder(inputs, settings, silent)
+    state = replace(outcome.state, vector=None)
+    hybrid = builder.hybrid(builder.dataset(state.grid[0], settings.mosaic_points), state)
+    _take_over(hybrid, outcome.hybrid)
+    assert len(hybrid.simulation.tasks)  # the choice of beams is no part of the calculation
+    start = time.perf_counter()
+    calculated = hybrid.evaluate().intensity
+    seconds = time.perf_counter() - start
+    observations = hybrid.dataset.observations
+    factor = Target.of(observations, ErrorModel()).best_scale(calculated)
+    r1_obs = r_values(observations.intensity, observations.sigma, factor * calculated).r1_obs
+    return Effect(name, r1_obs, seconds)
+
+
+def _take_over(hybrid: Hybrid, refined: Hybrid) -> None:
+    """The parameters that both models have."""
+    values = dict(refined.named_parameters())
+    for name, parameter in hybrid.named_parameters():
+        if name in values:
+            parameter.copy_(values[name])
+    hybrid.update_beams()

@@ -55,6 +55,13 @@ class PetsData:
     def __len__(self) -> int:
         return len(self.intensity)
 
+    @property
+    def whole_curves(self) -> bool:
+        """The intensities are those of whole rocking curves: neighbouring frames list the same ones."""
+        order = np.lexsort((self.frame, *self.hkl.T))
+        same = (np.diff(self.hkl[order], axis=0) == 0).all(1) & (np.diff(self.frame[order]) == 1)
+        return bool(same.any() and (np.diff(self.intensity[order])[same] == 0.0).mean() > 0.9)
+
 
 def read_pets(filename: str | Path) -> PetsData:
     """Read a .cif_pets file.
@@ -121,7 +128,7 @@ def _column(loop: dict[str, list[str]], *names: str) -> list[str]:
 def _name(text: str) -> str:
     """The identifier of a frame: "1", "01" and "1.0" are the same."""
     value = number(text)
-    return text if value is None or value != round(value) else str(round(value))
+    return str(round(value)) if value is not None and value.is_integer() else text
 
 
 # ------------------------------------------------------------------------------------- frames

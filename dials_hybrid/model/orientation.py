@@ -6,7 +6,8 @@ and each was given an orientation of its own: they have both tilts, for each fra
 one.
 
 A mosaic spread adds, incoherently, tilts across the rotation axis. Its quantiles take turns: every
-rocking step has the next one, with steps made smaller instead. Five quantiles cost 2.5 times the steps
+rocking step has the next one, with steps made smaller instead. A spread about the rotation axis would
+shift whole rocking curves, which no sum over them can tell. Five quantiles cost 2.5 times the steps
 that none does, for an error of 0.2 % in F (`benchmarks/README.md`).
 """
 

@@ -12,12 +12,16 @@ from dials_hybrid.model.smooth import spline_basis
 
 
 class Scale(nn.Module):
-    """exp(spline of the scan angle + d of the frame), one spline of `n_nodes` coefficients a crystal.
+    """exp(constant + spline of the scan angle + d of the frame), constant and spline of each crystal.
+
+    A Gaussian prior holds the spline near zero, for the scale can take over much of what a thickness
+    that changes over the scan does to the intensities.
 
     Args:
         observations: those to scale.
         n_crystals: their crystals.
-        n_nodes: spline coefficients a crystal.
+        n_nodes: coefficients of a spline; 1: the constant alone.
+        restraint: standard deviation of the prior on the coefficients.
         frame_restraint: standard deviation of the Gaussian prior on the d; None for d = 0.
     """
 
@@ -26,17 +30,21 @@ class Scale(nn.Module):
         observations: Observations,
         n_crystals: int,
         n_nodes: int,
+        restraint: float = 0.3,
         frame_restraint: float | None = None,
     ):
         super().__init__()
+        self.restraint = restraint
         self.frame_restraint = frame_restraint
         angle, crystal = observations.angle, observations.crystal
-        self.log_scale = nn.Parameter(torch.zeros(n_crystals, n_nodes, dtype=angle.dtype))
-        columns = []
+        n_nodes = 0 if n_nodes == 1 else n_nodes
+        self.constant = nn.Parameter(angle.new_zeros(n_crystals))
+        self.log_scale = nn.Parameter(angle.new_zeros(n_crystals, n_nodes))
+        columns = [(crystal[:, None] == torch.arange(n_crystals, device=crystal.device)).to(angle.dtype)]
         for index in range(n_crystals):
             own = crystal == index
             values = angle.new_zeros(len(angle), n_nodes)
-            if own.any():
+            if n_nodes and own.any():
                 limits = float(angle[own].min()), float(angle[own].max())
                 values[own] = spline_basis(angle[own], *limits, n_nodes)
             columns.append(values)
@@ -48,10 +56,11 @@ class Scale(nn.Module):
 
     def forward(self) -> Tensor:
         """Scale of each observation (M,)."""
-        return torch.exp(self.design_matrix @ torch.cat([self.log_scale.flatten(), self.of_frame]))
+        return torch.exp(self.design_matrix @ nn.utils.parameters_to_vector(self.parameters()))
 
     def prior(self) -> tuple[Tensor, Tensor]:
-        free = torch.full_like(self.log_scale.flatten(), math.inf)
+        free = torch.full_like(self.constant, math.inf)
+        smooth = torch.full_like(self.log_scale.flatten(), self.restraint)
         held = torch.full_like(self.of_frame, self.frame_restraint or math.inf)
-        sigma = torch.cat([free, held])
+        sigma = torch.cat([free, smooth, held])
         return torch.zeros_like(sigma), sigma

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dials_hybrid.bloch.scattering import metric_tensor
 from dials_hybrid.data import Observations
-from dials_hybrid.refine.rvalues import r_values
+from dials_hybrid.refine.rvalues import r1_with_best_scale, r_values
 
 _GROUPS = 10  # shells of resolution, and groups by intensity
 _RANGE = 5.0  # [degree] of scan angle in a sweep, at least
@@ -57,6 +57,8 @@ def intensity_groups(intensity: Tensor, sigma: Tensor, calculated: Tensor) -> li
 def angular_ranges(observations: Observations, calculated: Tensor) -> list[dict]:
     """R values of each virtual frame, and in a sweep of equal ranges of the scan angle [degree].
 
+    `r1_obs_own_scale` is R1 of a range at the scale that suits it best.
+
     Ranges without observations are left out; `frame` is None in a sweep.
     """
     angle, i, sigma = observations.angle, observations.intensity, observations.sigma
@@ -75,6 +77,7 @@ def angular_ranges(observations: Observations, calculated: Tensor) -> list[dict]
                     "angle_min": float(angle[own].min()),
                     "angle_max": float(angle[own].max()),
                     **asdict(r_values(i[own], sigma[own], calculated[own])),
+                    "r1_obs_own_scale": r1_with_best_scale(i[own], sigma[own], calculated[own]),
                 }
             )
     return ranges

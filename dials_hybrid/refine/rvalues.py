@@ -58,6 +58,21 @@ def r_values(intensity: Tensor, sigma: Tensor, calculated: Tensor) -> RValues:
     )
 
 
+def r1_with_best_scale(intensity: Tensor, sigma: Tensor, calculated: Tensor) -> float:
+    """R1 of observed reflections at the scale of F_c that makes it smallest.
+
+    sum |F_o - k F_c| is smallest at a weighted median of the F_o / F_c, the weights F_c.
+    """
+    own = observed(intensity, sigma) & (calculated > 0.0)
+    f_o, f_c = intensity[own].sqrt(), calculated[own].sqrt()
+    if not len(f_o):
+        return float("nan")
+    ratio, order = (f_o / f_c).sort()
+    weight = f_c[order].cumsum(0)
+    k = ratio[int(torch.searchsorted(weight, 0.5 * weight[-1]))]
+    return _ratio((f_o - k * f_c).abs().sum(), f_o.sum())
+
+
 def merged(group: Tensor, intensity: Tensor, sigma: Tensor, calculated: Tensor):
     """Means over symmetry equivalents: I_o, sigma = sqrt(sum sigma^2) / n, I_c (Klar et al. 2023).
 

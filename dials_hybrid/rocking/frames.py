@@ -6,12 +6,16 @@ Ewald sphere inside it when |S_g| in the middle is smaller than
     D_g = |g_y| sin(semi-angle),
 
 g_y the component of g across the rotation axis and the beam (in precession: across the beam).
+
+The intensity is summed over the rotation of the frame, or over whole rocking curves: those that end
+beyond it are then followed `margin` degrees further. A mosaic spread about the rotation axis moves a
+rocking curve as a whole, and leaves such a sum as it is.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -29,6 +33,7 @@ class VirtualFrames:
     beam: np.ndarray  # (3,) unit vector
     rotation_axis: np.ndarray  # (3,) unit vector
     precession: bool
+    margin: float = 0.0  # [degree] beyond each end of a rotation that is summed over too
 
     def __len__(self) -> int:
         return len(self.angle)
@@ -64,18 +69,27 @@ class VirtualFrames:
             return np.linalg.norm(r - (r @ self.beam)[:, None] * self.beam, axis=1)
         return np.abs(r @ np.cross(self.beam, self.rotation_axis))
 
+    def inverted(self) -> VirtualFrames:
+        """With axes a*, b*, c* the other way."""
+        return replace(self, basis=-self.basis)
+
+    def suitable(self, step: float, mosaic_points: int) -> float:
+        """The largest step up to `step` [degree] that frames can be cut into: any."""
+        return step
+
     def cut(self, step: float) -> Cut:
         """Equal steps of at most `step` degrees in each frame, taken at their midpoints."""
-        length = 2.0 * self.semi_angle * (math.pi if self.precession else 1.0)
-        n = np.ceil(length / step).astype(int)
+        half = self.semi_angle if self.precession else self.semi_angle + self.margin
+        length = 2.0 * half * (math.pi if self.precession else 1.0)
+        n = np.ceil(length / step * (1.0 - 1e-9)).astype(int)  # as many as asked for, whatever the rounding
         frame = np.repeat(np.arange(len(self)), n)
         place = (np.arange(len(frame)) - np.repeat(n.cumsum() - n, n) + 0.5) / n[frame]  # in (0, 1)
-        turn = self._turns(place, self.semi_angle[frame])
-        swept = 0.0 if self.precession else (2.0 * place - 1.0) * self.semi_angle[frame]
+        turn = self._turns(place, half[frame])
+        swept = 0.0 if self.precession else (2.0 * place - 1.0) * half[frame]
         return Cut(
             basis=turn.as_matrix() @ self.basis[frame],
             angle=self.angle[frame] + swept,
-            weight=(2.0 * self.semi_angle / n)[frame],
+            weight=(2.0 * half / n)[frame],
             frame=frame,
         )
 

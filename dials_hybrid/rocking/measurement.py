@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class Measurement:
 
     def comparable(self, run: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """hkl, and intensities and sigmas corrected by the Lorentz factor, of the reflections of a run."""
-        own = self.reflections.select(self.reflections.run == run)
+        own = _whole(self.reflections.select(self.reflections.run == run))
         lever = self.runs[run].lever(own)
         return own.hkl, own.intensity * lever, own.sigma * lever
 
@@ -63,7 +63,7 @@ class Measurement:
         """Runs cut into rocking steps of at most `step` degrees."""
         reflections = self.reflections
         step = min(step, float(reflections.half_width.min()) / _STEPS_IN_HALF_WIDTH)
-        cuts = [run.cut(step) for run in self.runs]
+        cuts = [run.cut(run.suitable(step, mosaic_points)) for run in self.runs]
         first, last = np.zeros((2, len(reflections)), dtype=np.int64)
         start = 0
         for index, (run, cut) in enumerate(zip(self.runs, cuts, strict=True)):
@@ -95,6 +95,27 @@ class Measurement:
             free=torch.zeros(len(reflections), dtype=torch.bool),
         )
         return Dataset(steps, observations, self.wavelength, self.n_rows, dict(self.rejected))
+
+
+def unmirrored(measurement: Measurement) -> Measurement:
+    """What it would have been, had the images not been mirrored.
+
+    In a mirror a crystal of one hand is one of the other, so the program that indexed the images took h for
+    what is -h: with a right-handed cell it had no other choice. The orientations stay as they look in the
+    mirror, which changes no intensity.
+    """
+    reflections = replace(measurement.reflections, hkl=-measurement.reflections.hkl)
+    runs = tuple(run.inverted() for run in measurement.runs)
+    return replace(measurement, runs=runs, reflections=reflections)
+
+
+def _whole(reflections: Reflections) -> Reflections:
+    """The sum over the images of each row of the table."""
+    _, first, place = np.unique(reflections.row, return_index=True, return_inverse=True)
+    intensity, variance = np.zeros((2, len(first)))
+    np.add.at(intensity, place, reflections.intensity)
+    np.add.at(variance, place, reflections.sigma**2)
+    return replace(reflections.select(first), intensity=intensity, sigma=np.sqrt(variance))
 
 
 def joined(measurements: list[Measurement]) -> Measurement:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
@@ -37,6 +37,7 @@ class Sweep:
     rotation_axis: np.ndarray  # (3,)
     phi_0: float  # scan angle at array index 0 [degree]
     width: float  # rotation of an image [degree]
+    by_image: bool = False  # whether its observations are of single images
 
     @property
     def range(self) -> float:
@@ -62,9 +63,20 @@ class Sweep:
         r = np.einsum("mij,mj->mi", basis, reflections.hkl.astype(float))
         return np.abs(r @ np.cross(self.beam, self.rotation_axis))
 
+    def inverted(self) -> Sweep:
+        """With axes a*, b*, c* the other way."""
+        return replace(self, b=-self.b)
+
+    def suitable(self, step: float, mosaic_points: int) -> float:
+        """The largest step up to `step` [degree]; that of which an image holds whole rounds of quantiles."""
+        if not self.by_image:
+            return step
+        width = abs(self.width)
+        return width / (mosaic_points * math.ceil(width / (step * mosaic_points) - 1e-9))
+
     def cut(self, step: float) -> Cut:
         """Equal steps of at most `step` degrees, taken at their midpoints."""
-        n = math.ceil(self.range / step)
+        n = math.ceil(self.range / step - 1e-9)
         edges = np.linspace(self.z[0], self.z[-1], n + 1)
         z = 0.5 * (edges[1:] + edges[:-1])
         return Cut(self.basis(z), self.angle(z), np.full(n, self.range / n), np.full(n, -1))

@@ -110,6 +110,15 @@ def test_precession(read):
     np.testing.assert_allclose(swept, np.hypot(r[0], r[1]) * math.sin(math.radians(1.0)))
 
 
+def test_intensities_of_whole_rocking_curves_are_listed_again(read):
+    rows = PetsFile().reflections()
+    assert read(PetsFile()).whole_curves  # the same in every frame
+    each = [(*row[:3], row[3] + 0.1 * int(row[5]), *row[4:]) for row in rows]
+    assert not read(PetsFile(rows=each)).whole_curves
+    once = [row for row in rows if row[5] == "1"]
+    assert not read(PetsFile(rows=once)).whole_curves  # nothing tells
+
+
 # ------------------------------------------------------------------------- ways to write a file
 
 

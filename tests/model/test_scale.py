@@ -25,8 +25,9 @@ def test_starts_at_one(scale):
 
 
 def test_equal_coefficients_are_one_scale_a_crystal(scale, observations):
-    for index in range(len(scale.log_scale)):
-        scale.log_scale.data[index] = math.log(index + 2.5)
+    for index in range(len(scale.constant)):
+        scale.constant.data[index] = math.log(2.0)
+        scale.log_scale.data[index] = math.log((index + 2.5) / 2.0)
     torch.testing.assert_close(scale(), 2.5 + observations.crystal.double())
 
 
@@ -40,11 +41,14 @@ def test_logarithm_is_a_spline_over_the_observed_angles(scale, observations):
 
 
 def test_derivative_is_the_scale_times_the_design_matrix(scale):
+    scale.constant.data += 0.4
     scale.log_scale.data += torch.linspace(-1, 1, 3, dtype=torch.float64)
-    by_autograd = torch.autograd.functional.jacobian(
-        lambda x: torch.func.functional_call(scale, {"log_scale": x}), scale.log_scale.data
-    )
-    expected = by_autograd.flatten(1)
+
+    def call(constant, log_scale):
+        return torch.func.functional_call(scale, {"constant": constant, "log_scale": log_scale})
+
+    derivatives = torch.autograd.functional.jacobian(call, (scale.constant.data, scale.log_scale.data))
+    expected = torch.cat([each.flatten(1) for each in derivatives], dim=1)
     torch.testing.assert_close(scale()[:, None] * scale.design_matrix, expected)
 
 
@@ -52,11 +56,18 @@ def test_derivative_is_the_scale_times_the_design_matrix(scale):
 def test_crystals_with_hardly_an_observation(observations, n):
     few = selected(observations, torch.arange(len(observations)) < n)
     scale = Scale(few, n_crystals=1, n_nodes=4)
-    scale.log_scale.data[:] = math.log(2.0)
+    scale.constant.data[:] = math.log(2.0)
     torch.testing.assert_close(scale(), torch.full((n,), 2.0, dtype=torch.float64))
 
 
-def test_prior_leaves_it_free(scale):
+def test_prior_leaves_the_constant_free_and_holds_the_rest(observations):
+    scale = Scale(observations, n_crystals=2, n_nodes=3, restraint=0.07)
     centre, sigma = scale.prior()
-    assert len(centre) == len(sigma) == scale.log_scale.numel()
-    assert sigma.isinf().all()
+    assert sigma.tolist() == [math.inf] * 2 + [0.07] * 6 and (centre == 0.0).all()
+
+
+def test_one_node_is_the_constant(observations):
+    scale = Scale(observations, n_crystals=2, n_nodes=1)
+    assert scale.design_matrix.shape == (len(observations), 2) and scale.log_scale.numel() == 0
+    scale.constant.data[:] = torch.tensor([0.5, 1.5])
+    torch.testing.assert_close(scale().log(), 0.5 + observations.crystal.double())

@@ -115,7 +115,7 @@ def test_tilts_of_a_frame_turn_that_frame_alone(data, hybrid):
 
 
 def test_scale_of_a_frame_is_beside_the_smooth_one(data, hybrid):
-    hybrid.scale.log_scale.data[:] = torch.tensor([[0.1], [0.5]])
+    hybrid.scale.constant.data[:] = torch.tensor([0.1, 0.5])
     hybrid.scale.of_frame.data[2] = -0.3
     observations = data.observations
     own = (observations.crystal == 1) & (observations.frame == 2)
@@ -149,7 +149,7 @@ def test_jacobian_of_tilts_and_scales_against_central_differences(hybrid):
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     x = hybrid.vector()
     hybrid.simulation  # noqa: B018  beams stay as they are
-    found = hybrid.evaluate(derivatives=True).jacobian
+    found = hybrid.evaluate(derivatives=True).jacobian[:]
     blocks = hybrid.slices()
     for name in ("orientation", "scale"):
         part = blocks[name]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from synthetic import double
 
-from dials_hybrid.refine.rvalues import amplitude_weights, merged, observed, r_values
+from dials_hybrid.refine.rvalues import amplitude_weights, merged, observed, r1_with_best_scale, r_values
 
 # F_o = 10, 5, 2, 0; only the first two have I > 3 sigma
 INTENSITY = double([100.0, 25.0, 4.0, -3.0])
@@ -71,3 +71,16 @@ def test_merged_means():
 def test_merging_leaves_out_groups_that_no_observation_has():
     one = double([1.0])
     assert [part.tolist() for part in merged(torch.tensor([2]), one, one, one)] == [[1.0]] * 3
+
+
+def test_best_scale_is_that_of_a_search():
+    torch.manual_seed(4)
+    f_o, f_c = 5.0 + 20.0 * torch.rand(2, 12, dtype=torch.float64)
+    sigma = torch.where(torch.arange(12) < 9, 0.1 * f_o**2, f_o**2)  # the last three are not observed
+    found = r1_with_best_scale(f_o**2, sigma, f_c**2)
+    k = torch.linspace(0.1, 5.0, 50001, dtype=torch.float64)[:, None]
+    searched = ((f_o - k * f_c)[:, :9].abs().sum(1) / f_o[:9].sum()).min()
+    assert found == pytest.approx(float(searched), abs=1e-4)
+    assert found <= searched
+    assert r1_with_best_scale(f_o**2, sigma, 7.0 * f_o**2) == pytest.approx(0.0, abs=1e-12)
+    assert math.isnan(r1_with_best_scale(f_o**2, f_o**2, f_c**2))

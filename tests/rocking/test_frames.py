@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,6 +38,21 @@ def test_every_frame_has_its_own_midpoints():
         for basis, turn in zip(cut.basis[own], phi, strict=True):
             np.testing.assert_allclose(basis, about_x(turn) @ run.basis[frame], atol=1e-12)
     assert run.range == 7.5
+
+
+def test_rocking_curves_are_followed_beyond_a_frame():
+    run, wide = frames(), frames(semi_angle=(1.2, 0.7, 1.7))
+    cut, expected = replace(run, margin=0.2).cut(0.3), wide.cut(0.3)
+    for name in ("basis", "angle", "weight", "frame"):
+        np.testing.assert_allclose(getattr(cut, name), getattr(expected, name), atol=1e-12)
+    precessed = frames(precession=True)
+    np.testing.assert_array_equal(replace(precessed, margin=0.2).cut(0.3).basis, precessed.cut(0.3).basis)
+
+
+@pytest.mark.parametrize("n", [7, 120, 600])
+def test_as_many_steps_as_asked_for(n):
+    run = frames(semi_angle=(1.425, 1.425, 1.425))
+    assert np.bincount(run.cut(2.0 * 1.425 / n).frame).tolist() == [n, n, n]
 
 
 def test_steps_of_a_precession_lie_on_the_cone():

@@ -2,19 +2,22 @@ r"""Free distributions of thickness: any smooth shape, and a shape that depends 
 
 Both tilt the normal distribution p_0(t) that the stages before have found,
 
-    p(t | c) ~ p_0(t) exp(sum_l f_l(c) b_l(t)),     b_l(t) = h(t) cos(l pi t / t_max) / l,
-    h(t) = t^2 / (t^2 + t_0^2),                     l = 1 .. L,
+    p(t | c) ~ p_0(t) exp(sum_l f_l(c) b_l(t)),     b_l(t) = cos(l pi tau(t) / t_max) / l,
+    tau(t) = sqrt(t^2 + t_0^2),                     l = 1 .. L,
 
 so that the result is positive, normalised and bounded by the grid for every f. Gaussian priors on the
 numbers behind f hold it near p_0 unless the data pay for the difference, and the factor 1/l makes
 detail in t dearer than trends.
 
-Why h: below t_0 = xi / 2 pi (xi: the shortest extinction distance, at which the strongest reflection is
+Why tau: below t_0 = xi / 2 pi (xi: the shortest extinction distance, at which the strongest reflection is
 8 % from kinematical) all reflections grow as t^2, so that the data see the integral of p(t) t^2 alone.
 Much of the thinnest crystal or little of a thicker one is then the same to them: a free distribution
-puts nine tenths of the crystal into its first node to make a kinematical background. There p(t) keeps
-the course of p_0. The logarithm of the density is tilted, not the density, for the same reason: weight
-that costs nothing in intensity still costs in the prior.
+puts nine tenths of the crystal into its first node to make a kinematical background. There the tilt levels
+off: p(t) keeps the course of p_0, at the height that the crystal above t_0 continues to. The logarithm of
+the density is tilted, not the density, for the same reason: weight that costs nothing in intensity still
+costs in the prior.
+
+How wide these priors are is learned from the data too (`refine.prior_widths`).
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from dials_hybrid.model.thickness import Normal, Thickness
 from dials_hybrid.model.thickness_grid import ThicknessGrid
 
 _FLOOR = 1e-5  # of p_0, as a part of its maximum, so that the data may put something anywhere
+_HIDDEN = 0.3  # standard deviation of the prior on the hidden layer, whose start has 1
 
 
 class _Tilted(Thickness):
@@ -40,11 +44,15 @@ class _Tilted(Thickness):
         t = grid.points
         start = Normal(grid, mean, width).log_density().detach()
         order = torch.arange(1, terms + 1, dtype=t.dtype)
-        visible = t**2 / (t**2 + thin**2)
+        tau = torch.sqrt(t**2 + thin**2)
         self.strength = strength
         self.register_buffer("log_start", torch.logaddexp(start, start.max() + math.log(_FLOOR)))
-        cosines = torch.cos(math.pi * t[:, None] / grid.maximum * order)
-        self.register_buffer("basis", visible[:, None] * cosines / order)
+        self.register_buffer("basis", torch.cos(math.pi / grid.maximum * tau[:, None] * order) / order)
+
+    @property
+    def n_held(self) -> int:
+        """Number of parameters, the last ones, that `strength` holds near zero."""
+        raise NotImplementedError
 
     def tilted(self, f: Tensor) -> Tensor:
         """Weights (..., T) for f (..., L)."""
@@ -69,6 +77,10 @@ class Histogram(_Tilted):
         weights = self.tilted(self.f)
         return weights.expand(*conditions.shape[:-1], len(weights))
 
+    @property
+    def n_held(self) -> int:
+        return self.f.numel()
+
     def prior(self) -> tuple[Tensor, Tensor]:
         zeros = torch.zeros_like(self.f.detach())
         return zeros, torch.full_like(zeros, self.strength)
@@ -77,15 +89,15 @@ class Histogram(_Tilted):
 class Neural(_Tilted):
     """f(c) is a perceptron of one hidden layer.
 
-    Its last layer starts at zero: before training p(t | c) is p_0(t) for every c. The prior on the
-    weights keeps it smooth in c.
+    Its last layer starts at zero: before training p(t | c) is p_0(t) for every c. The hidden layer starts at
+    random, and a prior keeps it near; that on the last layer says how much p(t | c) may change with c.
 
     Args:
         mean, width: of the normal distribution p_0 [A].
         hidden: neurons.
         seed: of the hidden layer's start.
         terms: L.
-        strength: standard deviation of the prior on the weights.
+        strength: standard deviation of the prior on the last layer.
         thin: t_0 [A].
     """
 
@@ -105,5 +117,11 @@ class Neural(_Tilted):
     def forward(self, conditions: Tensor) -> Tensor:
         return self.tilted(self.output(torch.tanh(self.hidden(conditions))))
 
+    @property
+    def n_held(self) -> int:
+        return sum(parameter.numel() for parameter in self.output.parameters())
+
     def prior(self) -> tuple[Tensor, Tensor]:
-        return self._start, torch.full_like(self._start, self.strength)
+        sigma = torch.full_like(self._start, _HIDDEN)
+        sigma[-self.n_held :] = self.strength
+        return self._start, sigma

@@ -25,11 +25,13 @@ from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.simulation import RockingSums
 from dials_hybrid.refine.error_model import log_likelihood
 from dials_hybrid.refine.joint_fit import JointFit
+from dials_hybrid.refine.prior_widths import learn_widths
 from dials_hybrid.refine.rvalues import r_values
 from dials_hybrid.refine.target import Target
 
 CANDIDATES = ("flat", "wedge", "normal", "gamma", "neural")  # from simple to complex
 _FOLDS = 5
+_ROUNDS = 3  # of weights and priors
 _CYCLES, _TOLERANCE = 30, 1e-4
 
 
@@ -51,13 +53,23 @@ def folds(group: Tensor, seed: int) -> Tensor:
     return order.to(group.device)[group] % _FOLDS
 
 
-def fit_thickness(fit: JointFit, sums: RockingSums, reference: Target) -> Target:
-    """Refine thickness and scale of a new model in place; gives its target, with sigma' of `reference`."""
+def fit_thickness(fit: JointFit, sums: RockingSums, reference: Target, learn: bool) -> Target:
+    """Refine thickness and scale of a new model in place, and the widths of their priors.
+
+    Args:
+        reference: gives sigma', and the first robust weights; later ones are those of the model's own fit.
+        learn: whether the prior of a network may change too.
+
+    Returns:
+        The target that the model was fitted to.
+    """
     target = reference
-    for _ in range(2):  # robust weights first of the reference, then of the model's own fit
+    for _ in range(_ROUNDS):
         found = fit.refine_thickness(sums, target, max_cycles=_CYCLES, tolerance=_TOLERANCE)
         if reference.cutoff is not None:
             target = reference.robust(found.evaluation.intensity, reference.cutoff)
+        learn_widths(fit.hybrid, found, learn)
+    fit.refine_thickness(sums, target, max_cycles=_CYCLES, tolerance=_TOLERANCE)
     return target
 
 
@@ -81,6 +93,7 @@ def compare(
     reference: Target,
     group: Tensor,
     seed: int,
+    learn: bool,
 ) -> tuple[list[Candidate], Hybrid]:
     """All candidates, and the chosen one, fitted.
 
@@ -91,13 +104,14 @@ def compare(
         reference: gives sigma', and the first robust weights.
         group: unique reflection (M,) of each observation.
         seed: of the folds.
+        learn: see `fit_thickness`.
     """
     fold = folds(group, seed)
     models, parameters, predicted = {}, {}, {}
     for name in CANDIDATES:
         models[name] = build(name)
         fit = joint_fit(models[name])
-        target = fit_thickness(fit, sums, reference)
+        target = fit_thickness(fit, sums, reference, learn)
         parameters[name] = fit.refine_thickness(sums, target, max_cycles=0, tolerance=0.0).n_parameters
         predicted[name] = cross_validate(fit, sums, target, fold)
     candidates = _judge(predicted, parameters, reference, models["flat"].dataset.observations, group)

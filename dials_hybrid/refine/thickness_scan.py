@@ -57,6 +57,11 @@ def scan_thickness(sums: Tensor, grid: ThicknessGrid, target: Target) -> Thickne
             calculated = weights @ sums.T
             scaled = calculated * target.best_scale(calculated)[:, None]
             curves[name] = target.chi_squared(scaled).reshape(len(rows), -1)
+    if not all(bool(curve.isfinite().all()) for curve in curves.values()):
+        raise ValueError(
+            "observed intensities cannot be compared with calculated ones: are they and their sigmas sound, "
+            "and are not all in the free set?"
+        )
     minima = {name: _minima(curve, candidates[name]) for name, curve in curves.items()}
     return ThicknessScan(
         thickness=single,

@@ -10,6 +10,7 @@ from dials_hybrid.model.simulation import RockingSums
 from dials_hybrid.refine.build import Builder
 from dials_hybrid.refine.free_set import unique_reflections
 from dials_hybrid.refine.joint_fit import JointFit
+from dials_hybrid.refine.prior_widths import prior_widths
 from dials_hybrid.refine.state import State
 from dials_hybrid.refine.thickness_choice import Candidate, compare, fit_thickness
 from dials_hybrid.refine.thickness_scan import scan_thickness
@@ -70,6 +71,8 @@ def change_model(
     scan = scan_thickness(evaluation.scale[:, None] * sums.intensity, hybrid.grid, reference)
     present = [[model.mean.item(), model.width.item()] for model in hybrid.thickness]
 
+    learn = build.settings.network_prior is None
+
     def blank(name: str) -> State:
         numbers = [scan.best[name]] * len(present) if name in ("flat", "wedge", "gamma") else present
         return replace(state, thickness_model=name, thickness_start=numbers)
@@ -81,12 +84,14 @@ def change_model(
 
     if wanted == "auto":
         group = unique_reflections(observations.hkl, hybrid.crystal.start.rotations)
-        candidates, model = compare(model_of, make_fit, sums, reference, group, build.settings.seed)
+        candidates, model = compare(model_of, make_fit, sums, reference, group, build.settings.seed, learn)
         wanted = next(c.model for c in candidates if c.chosen)
     else:
         candidates, model = [], model_of(wanted)
-        fit_thickness(make_fit(model), sums, reference)
+        fit_thickness(make_fit(model), sums, reference, learn)
     if wanted == state.thickness_model:
         return hybrid, replace(state, comparison=candidates), candidates
-    state = replace(blank(wanted), vector=model.vector().tolist(), comparison=candidates)
+    state = replace(
+        blank(wanted), **prior_widths(model), vector=model.vector().tolist(), comparison=candidates
+    )
     return model, state, candidates

@@ -78,28 +78,30 @@ def test_priors_are_centred_on_the_start(build):
     start = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     randomise(model, 1, 1.0)
     centre, sigma = model.prior()
-    assert torch.equal(centre, start) and (sigma == 0.25).all()
+    assert torch.equal(centre, start) and (sigma[-model.n_held :] == 0.25).all()
+    assert torch.equal(start[-model.n_held :], torch.zeros(model.n_held, dtype=torch.float64))
+
+
+def test_the_hidden_layer_has_a_prior_of_its_own():
+    model = neural(strength=0.25)
+    _, sigma = model.prior()
+    assert (
+        len(sigma) - model.n_held == 6 * 5 and (sigma[: -model.n_held] == sigma[0]).all() and sigma[0] != 0.25
+    )
 
 
 def test_no_freedom_where_all_intensities_grow_as_the_square_of_thickness():
-    """The same f moves the density ten times less at a quarter of t_0 than where the data can see it."""
-    model = histogram(thin=200.0)
-    f = torch.ones(4, dtype=torch.float64)
-    tilt = (
-        model.basis
-        @ f
-        / (
-            torch.cos(math.pi * GRID.points[:, None] / 1000.0 * torch.arange(1, 5))
-            @ (1.0 / torch.arange(1.0, 5.0, dtype=torch.float64))
-        )
-    )
+    """Below t_0 the logarithm of the density is moved as a whole; far above, by the cosines themselves."""
+    f = double([0.5, -0.3, 0.8, -1.0])
+    blind, plain = histogram(thin=200.0), histogram(thin=1e-3)
 
-    def at(t):
-        return tilt[(GRID.points - t).abs().argmin()].item()
+    def tilt(model, t):
+        return float(model.basis[(GRID.points - t).abs().argmin()] @ f)
 
-    assert at(50.0) == pytest.approx(1 / 17, rel=0.1)
-    assert at(200.0) == pytest.approx(0.5, rel=0.05)
-    assert at(900.0) > 0.95
+    expected = sum(f[n - 1] / n * math.cos(0.9 * math.pi * n) for n in range(1, 5))
+    assert tilt(plain, 900.0) == pytest.approx(float(expected), abs=0.02)
+    assert abs(tilt(plain, 100.0) - tilt(plain, 1.0)) > 3.0 * abs(tilt(blind, 100.0) - tilt(blind, 1.0))
+    assert abs(tilt(blind, 1.0) - tilt(plain, 200.0)) < 0.02
 
 
 def test_detail_costs_more_than_trends():

@@ -230,5 +230,5 @@ def true_model(scan: Scan, thickness: Thickness, *, step: float, brightest: floa
         BeamPolicy(SETTINGS.g_max, SETTINGS.sg_max, SETTINGS.segment_length),
     )
     with torch.no_grad():
-        hybrid.scale.log_scale += torch.log(brightest / hybrid.evaluate().intensity.max())
+        hybrid.scale.constant += torch.log(brightest / hybrid.evaluate().intensity.max())
     return hybrid

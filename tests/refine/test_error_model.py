@@ -12,7 +12,7 @@ import torch
 from dials_hybrid.refine.error_model import ErrorModel, fit_error_model, log_likelihood
 
 N = 4000
-TRUTH = ErrorModel(gain=2.2, instability=0.04, floor=30.0)
+TRUTH = ErrorModel(gain=2.2, instability=0.025, floor=30.0)
 
 
 def measured(cutoff, seed=0):
@@ -20,7 +20,7 @@ def measured(cutoff, seed=0):
     rng = np.random.default_rng(seed)
     calculated = 10.0 ** rng.uniform(0.0, 4.5, N)
     sigma = np.sqrt(calculated + 400.0)
-    true = np.sqrt((2.2 * sigma) ** 2 + (0.08 * calculated) ** 2 + 30.0**2)
+    true = np.sqrt((2.2 * sigma) ** 2 + (0.05 * calculated) ** 2 + 30.0**2)
     noise = rng.standard_normal(N) if cutoff is None else rng.standard_t(cutoff**2, N)
     return [torch.as_tensor(x) for x in (calculated + true * noise, sigma, calculated)]
 
@@ -67,6 +67,13 @@ def test_right_sigmas_stay():
     found = fit(data, 30.0)  # as good as normal
     assert found.gain == pytest.approx(1.0, abs=0.05)
     assert found.instability < 0.002 and found.floor < 5.0
+
+
+def test_what_the_model_lacks_is_not_all_taken_for_noise():
+    """An error of 20 % of the intensities: the instability stops at its limit."""
+    i, sigma, calculated = measured(3.0)
+    wrong = 1.0 + 0.2 * torch.as_tensor(np.random.default_rng(2).standard_normal(N))
+    assert fit((i * wrong, sigma, calculated), 3.0).instability == pytest.approx(0.03)
 
 
 def test_fixed_numbers_stay():

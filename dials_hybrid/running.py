@@ -10,6 +10,7 @@ from pathlib import Path
 from dials_hybrid.io.checkpoint import read_checkpoint, write_json
 from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.simulation import Progress, silent
+from dials_hybrid.refine.joint_fit import Cycle
 from dials_hybrid.refine.protocol import Outcome, Protocol
 from dials_hybrid.refine.state import Inputs, Settings, State
 from dials_hybrid.refine.thickness_choice import Candidate
@@ -30,14 +31,15 @@ _SAME_ON_RESUME = {
     "free_fraction": "data.free_fraction",
     "seed": "seed",
     "thickness_model": "thickness.model",
+    "absorption_restraint": "absorption.factor",
 }
 _CERTAIN = 3.0  # z-score
 _STAGE_TITLES = {
     "scan": "Thickness scan",
     "orientation": "Orientation, mosaicity, thickness and scale",
     "joint": "Structure, orientation, thickness and scale",
-    "thickness": "The same, with another distribution of thickness",
-    "final": "Final cycles in double precision",
+    "thickness": "Distribution of thickness",
+    "final": "Everything, in fine steps and double precision",
     "hand": "The other hand of the structure",
 }
 
@@ -65,7 +67,7 @@ def run_protocol(
     """
     identity = _identity(inputs, settings)
     seconds: dict[str, float] = {}
-    clock = {"stage": "", "since": time.time()}
+    clock = {"stage": "", "since": time.time(), "header": ""}
 
     def close_stage() -> None:
         if clock["stage"]:
@@ -75,13 +77,15 @@ def run_protocol(
         close_stage()
         clock.update(stage=stage, since=time.time())
         logger.info(f"\n{_STAGE_TITLES[stage]}")
-        if stage not in ("scan", "thickness"):
+
+    def on_cycle(cycle: Cycle) -> None:
+        if clock["header"] != clock["stage"]:
+            clock["header"] = clock["stage"]
             logger.info(tables.CYCLE_HEADER)
+        logger.info(tables.cycle_line(cycle))
 
     def on_comparison(candidates: list[Candidate]) -> None:
-        if candidates:
-            logger.info(tables.comparison_table([asdict(candidate) for candidate in candidates]))
-        logger.info(tables.CYCLE_HEADER)
+        logger.info(tables.comparison_table([asdict(candidate) for candidate in candidates]))
 
     def on_checkpoint(state: State) -> None:
         if state.stage == "scan":
@@ -95,7 +99,7 @@ def run_protocol(
         settings,
         on_stage=on_stage,
         on_model=_log_model,
-        on_cycle=lambda cycle: logger.info(tables.cycle_line(cycle)),
+        on_cycle=on_cycle,
         on_comparison=on_comparison,
         on_checkpoint=on_checkpoint,
         progress=progress,
@@ -116,10 +120,14 @@ def _log_model(hybrid: Hybrid) -> None:
         f"and {max(n_beams)} at most (|g| < {policy.g_max:.2f}, |S_g| < {policy.sg_max:g} 1/A), "
         f"{len(hybrid.grid)} thicknesses"
     )
-    if simulation.nproc < hybrid.nproc:
-        logger.warning(
-            f"Only {simulation.nproc} of {hybrid.nproc} processes fit into memory={hybrid.memory:.2g} GiB"
-        )
+    nproc = simulation.plan.nproc
+    logger.info(
+        f"Derivatives of {len(hybrid.dataset.observations)} intensities by {len(hybrid.vector())} parameters "
+        f"take about {hybrid.expected_seconds():.2g} s and at most {simulation.plan.memory:.2g} GiB"
+        + (", and a file" if simulation.plan.in_file else "")
+    )
+    if nproc < hybrid.nproc:
+        logger.warning(f"Only {nproc} of {hybrid.nproc} processes fit into memory={hybrid.memory:.2g} GiB")
     missed = int((~simulation.covered()).sum())
     if missed:
         logger.warning(
@@ -154,6 +162,8 @@ def _identity(inputs: Inputs, settings: Settings) -> dict:
 def _resumed(filename: str | Path, identity: dict, settings: Settings) -> State:
     content = read_checkpoint(filename)
     try:
+        if not isinstance(content.get("settings"), dict):
+            raise ValueError("the checkpoint is damaged")
         state = State.from_dict(content)
     except ValueError as error:
         raise ValueError(f"{filename}: {error}") from error
@@ -162,8 +172,8 @@ def _resumed(filename: str | Path, identity: dict, settings: Settings) -> State:
     if content.get("n_observations") != identity["n_observations"]:
         raise ValueError(f"{filename} belongs to a refinement against other reflections")
     for name, parameter in _SAME_ON_RESUME.items():
-        before = content.get("settings", {}).get(name)
+        before = content["settings"].get(name)
         if before != identity["settings"][name]:
-            raise ValueError(f"{filename} was written with {parameter}={before}: use it again")
+            raise ValueError(f"{filename} was written with {parameter}={str(before)[:40]}: use it again")
     logger.info(f"Continuing after stage '{state.stage}' of {filename}")
     return state

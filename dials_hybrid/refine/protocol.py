@@ -3,8 +3,8 @@
     scan         plates, wedges and normal distributions of thickness; nothing is refined
     orientation  tilts, mosaic spread, thickness and scale; the structure waits
     joint        everything together
-    thickness    another model takes over the thickness distribution; everything together
-    final        the last cycles in double precision, and the covariance matrix
+    thickness    another model takes over the thickness distribution; all else waits
+    final        everything together, in finer rocking steps and double precision; the covariance matrix
     hand         of a chiral structure: the other hand, to see which one the data prefer
 
 Each stage starts from the numbers in `State` alone, so that a run resumed from a checkpoint ends
@@ -27,6 +27,7 @@ from dials_hybrid.refine.absolute_structure import Hands, compare, is_chiral, ot
 from dials_hybrid.refine.build import Builder
 from dials_hybrid.refine.error_model import ErrorModel
 from dials_hybrid.refine.joint_fit import Cycle, Fit, JointFit
+from dials_hybrid.refine.rvalues import observed
 from dials_hybrid.refine.state import STAGES, Inputs, Settings, State
 from dials_hybrid.refine.target import Target, Weighting
 from dials_hybrid.refine.thickness_choice import Candidate
@@ -34,7 +35,7 @@ from dials_hybrid.refine.thickness_scan import ThicknessScan, scan_thickness
 from dials_hybrid.refine.thickness_stage import change_model, starts
 
 _BLOCKS = {"orientation": ("orientation", "thickness", "scale")}
-_CYCLES = {"orientation": 4, "final": 2, "hand": 5}
+_CYCLES = {"orientation": 4, "final": 4, "hand": 5, "given": 0}
 _TOLERANCE = {"final": 0.05}  # times that of the other stages
 
 
@@ -46,6 +47,8 @@ class Outcome:
     hybrid: Hybrid
     fit: Fit
     hands: Hands | None = None  # of a chiral structure, where wanted
+    # R1_free before and after the structure was refined, where that made it worse: this is the model before.
+    rose: tuple[float, float] | None = None
 
 
 class Protocol:
@@ -82,6 +85,7 @@ class Protocol:
         self.on_cycle = on_cycle
         self.on_comparison = on_comparison
         self.on_checkpoint = on_checkpoint
+        self.reached: list[float] | None = None  # parameters after the last cycle
 
     def run(self, state: State | None = None) -> Outcome:
         """Run the stages that `state` has not been through."""
@@ -90,33 +94,56 @@ class Protocol:
             state = self._scan()
             self.on_checkpoint(state)
         fit = None
-        dataset = self.build.dataset(state.grid[0], self.settings.mosaic_points)
-        hybrid = self.build.hybrid(dataset, state)
+        hybrid = self._model(state, rough=True)
         self.on_model(hybrid)
         for stage in STAGES[STAGES.index(state.stage) + 1 :]:
             if stage == "thickness" and not self._changes_model:
                 continue
             self.on_stage(stage)
+            if stage == "final":
+                hybrid = self._model(state)
             if stage == "orientation":
                 hybrid, state, fit, cycles = self._orientation(hybrid, state)
             elif stage == "thickness":
-                before = hybrid
                 hybrid, state, candidates = change_model(
                     self.build, self._joint_fit, hybrid, state, self.settings.thickness_model
                 )
-                self.on_comparison(candidates)
-                fit, cycles = (fit, []) if hybrid is before else self._refine(hybrid, stage)
+                cycles = []
+                if candidates:
+                    self.on_comparison(candidates)
             else:
-                fit, cycles = self._refine(hybrid, stage)
+                fit, cycles = self._interruptible(hybrid, state, stage)
             state = replace(
                 state,
                 stage=stage,
                 vector=hybrid.vector().tolist(),
                 history=[*state.history, *cycles],
             )
+            if stage == "orientation":
+                state = replace(state, given=state)
             if stage != STAGES[-1]:
                 self.on_checkpoint(state)
-        return Outcome(state, hybrid, fit, self._compare_hands(hybrid, state, fit))
+        hands = self._compare_hands(hybrid, state, fit)
+        rose = _risen(state, hybrid)
+        if rose:
+            state = replace(state.given, stage=state.stage, history=state.history)
+            hybrid = self._model(state)
+            fit, _ = self._refine(hybrid, "given")
+        return Outcome(state, hybrid, fit, hands, rose)
+
+    def _interruptible(self, hybrid: Hybrid, state: State, stage: str) -> tuple[Fit, list[Cycle]]:
+        """Refine; after Ctrl-C the checkpoint has the last cycle, from which the stage begins anew."""
+        self.reached = None
+        try:
+            return self._refine(hybrid, stage)
+        except KeyboardInterrupt:
+            if self.reached:
+                self.on_checkpoint(replace(state, vector=self.reached))
+            raise
+
+    def _model(self, state: State, rough: bool = False) -> Hybrid:
+        dataset = self.build.dataset(state.grid[0], self.settings.mosaic_points, rough)
+        return self.build.hybrid(dataset, state)
 
     def _compare_hands(self, hybrid: Hybrid, state: State, fit: Fit) -> Hands | None:
         """Refine the other hand from where the given one ended."""
@@ -142,13 +169,14 @@ class Protocol:
 
     def _refine(self, hybrid: Hybrid, stage: str) -> tuple[Fit, list[Cycle]]:
         # Single precision leaves 1e-4 in derivatives, so in s.u.s and in the pace of convergence only.
-        hybrid.dtype = torch.float64 if stage == "final" else torch.float32
+        hybrid.dtype = torch.float64 if stage in ("final", "given") else torch.float32
         hybrid.derivative_dtype = torch.float32
         hybrid.update_beams()
         cycles: list[Cycle] = []
 
         def on_cycle(cycle: Cycle) -> None:
             cycles.append(cycle)
+            self.reached = hybrid.vector().tolist()
             self.on_cycle(cycle)
 
         fit = self._joint_fit(hybrid).refine(
@@ -200,3 +228,16 @@ class Protocol:
         hybrid = self.build.hybrid(dataset, blank, mosaic=False)
         target = Target.of(dataset.observations, ErrorModel())
         return scan_thickness(hybrid.evaluate().sums.intensity, hybrid.grid, target)
+
+
+def _risen(state: State, hybrid: Hybrid) -> tuple[float, float] | None:
+    """R1_free with the structure as given and at the end, where it has risen.
+
+    The R1 of n reflections is uncertain by 1 / sqrt(n) of itself.
+    """
+    observations = hybrid.dataset.observations
+    n = int((observed(observations.intensity, observations.sigma) & observations.free).sum())
+    if not (n and state.given and state.given.history):
+        return None
+    before, after = state.given.history[-1].r1_free, state.history[-1].r1_free
+    return (before, after) if after > (1.0 + 1.0 / math.sqrt(n)) * before else None

@@ -17,6 +17,7 @@ from dials_hybrid.rocking.measurement import Measurement
 
 STAGES = ("scan", "orientation", "joint", "thickness", "final")
 MODELS = (*PARAMETRIC, "histogram", "neural")
+_THICKEST, _MOST_NODES = 1e6, 10**4  # [A], of a grid: beyond, a checkpoint is damaged
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Settings:
     thickness_maximum: float | None  # None: from the scan
     network_hidden: int
     network_terms: int
-    network_prior: float
+    network_prior: float | None  # None: the most likely one
     gain: float | None  # None: refined, as the next two
     instability: float | None
     floor: float | None
@@ -63,7 +64,10 @@ class Settings:
     frame_tilt_restraint: float | None = None  # None: virtual frames have the smooth tilt alone
     frame_scale_restraint: float | None = None  # None: virtual frames have the smooth scale alone
     weak_sg_max: float = 0.0  # [1/A]; beams beyond sg_max act up to here by perturbation
+    surface: tuple[tuple[float, ...], ...] | None = None  # normal of each crystal's in reciprocal axes
+    form_factors: str = "peng"  # those of neutral atoms, see `bloch.form_factors`
     absorption: float = 0.0  # factor on the absorptive potential; 0: none
+    absorption_restraint: float | None = None  # standard deviation of the prior on it; None: it is held
     absolute_structure: bool = False  # whether both hands of a chiral structure are refined
 
 
@@ -79,6 +83,9 @@ class State:
     vector: list[float] | None = None  # None before the first refinement
     history: list[Cycle] = field(default_factory=list)
     comparison: list[Candidate] = field(default_factory=list)  # of thickness models, if made
+    given: State | None = None  # after "orientation", before the structure was refined
+    scale_prior: float = 0.3  # standard deviations of priors: on the smooth scale,
+    network_prior: float = 0.3  # and on what shapes the thickness distribution
 
     def as_dict(self) -> dict:
         """Plain numbers, strings, lists and dictionaries."""
@@ -96,21 +103,35 @@ class State:
             vector = content["vector"]
             state = cls(
                 stage=content["stage"],
-                scan=ThicknessScan(**content["scan"]),
+                scan=_scan(content["scan"]),
                 grid=(float(maximum), int(n_nodes)),
                 thickness_model=str(content["thickness_model"]),
                 thickness_start=[[float(value) for value in start] for start in content["thickness_start"]],
                 vector=None if vector is None else [float(value) for value in vector],
                 history=[_cycle(item) for item in content["history"]],
                 comparison=[Candidate(**item) for item in content["comparison"]],
+                given=cls.from_dict(content["given"]) if content["given"] else None,
+                scale_prior=float(content["scale_prior"]),
+                network_prior=float(content["network_prior"]),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError("the checkpoint is damaged") from error
-        numbers = [*state.grid, *(state.vector or []), *itertools.chain(*state.thickness_start)]
+        positive = *state.grid, state.scale_prior, state.network_prior
+        numbers = [*positive, *(state.vector or []), *itertools.chain(*state.thickness_start)]
         known = state.stage in STAGES and state.thickness_model in MODELS
-        if not (known and all(map(math.isfinite, numbers)) and min(state.grid) > 0):
+        sizes = min(positive) > 0 and maximum < _THICKEST and n_nodes <= _MOST_NODES
+        if not (known and sizes and all(map(math.isfinite, numbers))):
             raise ValueError("the checkpoint is damaged")
         return state
+
+
+def _scan(content: dict) -> ThicknessScan:
+    scan = ThicknessScan(**content)
+    for name in PARAMETRIC:
+        for numbers in (scan.best[name], *scan.minima[name]):
+            if not all(math.isfinite(value) for value in numbers):
+                raise ValueError("a thickness that is not finite")
+    return scan
 
 
 def _cycle(content: dict) -> Cycle:

@@ -35,17 +35,20 @@ def state(model="wedge", start=(300.0,), **changes) -> State:
 
 
 def test_steps_follow_thickness_and_resolution(inputs):
-    """1 / (t g_max) radian; half as many for each quantile of a mosaic spread; or as asked for."""
+    """1 / (t g_max) radian; less than half as many for each quantile of a mosaic spread; or as asked for."""
 
-    def step(thickness, points, **settings):
-        return float(builder(inputs, **settings).dataset(thickness, points).steps.weight.max())
+    def step(thickness, points, rough=False, **settings):
+        return float(builder(inputs, **settings).dataset(thickness, points, rough).steps.weight.max())
 
     expected = math.degrees(1.0 / (500.0 * SETTINGS.g_max))
     assert step(500.0, 1) == pytest.approx(expected, rel=0.01)
     assert step(1000.0, 1) == pytest.approx(expected / 2.0, rel=0.01)
-    assert step(500.0, 5) == pytest.approx(2.0 * expected / 5.0, rel=0.01)
+    assert step(500.0, 5) == pytest.approx(2.5 * expected / 5.0, rel=0.01)
+    assert step(500.0, 5, rough=True) == pytest.approx(4.0 * expected / 5.0, rel=0.01)
+    assert step(500.0, 1, rough=True) == pytest.approx(expected, rel=0.01)
     assert step(500.0, 1, g_max=0.75) == pytest.approx(2.0 * expected, rel=0.02)
-    assert step(500.0, 1, rocking_step=0.11) == pytest.approx(0.11, rel=0.01)
+    for rough in (False, True):
+        assert step(500.0, 5, rough, rocking_step=0.11) == pytest.approx(0.11, rel=0.01)
 
 
 def test_steps_are_fine_enough(inputs):
@@ -55,6 +58,19 @@ def test_steps_are_fine_enough(inputs):
         build.hybrid(build.dataset(GRID[0], 1), state()).evaluate().intensity for build in (coarse, fine)
     )
     assert float((found - expected).abs().sum() / expected.sum()) < 0.01
+
+
+@pytest.mark.parametrize(("rough", "limit"), [(False, 0.005), (True, 0.01)])
+def test_steps_with_mosaic_spread_are_fine_enough(inputs, rough, limit):
+    """In amplitudes, against steps four times finer."""
+    settings = {"mosaic_points": 5, "mosaic_spread": 0.1}
+    coarse, fine = builder(inputs, **settings), builder(inputs, rocking_step=0.01, **settings)
+    found, expected = (
+        build.hybrid(build.dataset(GRID[0], 5, rough), state()).evaluate().intensity.clamp(min=0.0).sqrt()
+        for build in (coarse, fine)
+    )
+    error = float((found - expected).abs().sum() / expected.sum())
+    assert error < limit
 
 
 def test_free_set_is_the_same_for_all_steps(inputs):
@@ -142,6 +158,6 @@ def test_free_distributions_know_where_thickness_shows(inputs):
     model = build.hybrid(dataset, state("histogram", [250.0, 40.0])).thickness[0]
     extinction = 14.0 * 3000.0 / build.n_nodes(dataset, 3000.0)
     t = model.grid.points
-    visible = model.basis[:, 0] / torch.cos(math.pi * t / GRID[0])
-    t_0 = float((t * (1.0 / visible - 1.0).sqrt())[10])
+    tau = torch.acos(model.basis[:, 0]) * GRID[0] / math.pi
+    t_0 = float((tau**2 - t**2).sqrt()[0])
     assert t_0 == pytest.approx(extinction / (2.0 * math.pi), rel=0.08)

@@ -64,7 +64,7 @@ def test_stages(whole, model):
     assert outcome.state.vector == outcome.hybrid.vector().tolist()
     assert outcome.hybrid.dtype == torch.float64
     stages = [cycle.stage for cycle in outcome.state.history]
-    assert sorted(set(stages), key=STAGES.index) == expected[1:]
+    assert sorted(set(stages), key=STAGES.index) == [stage for stage in expected[1:] if stage != "thickness"]
     assert all(stages.count(stage) <= 4 for stage in stages)
     first, last = outcome.state.history[0], outcome.state.history[-1]
     assert last.r1_obs < 0.5 * first.r1_obs

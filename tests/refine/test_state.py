@@ -19,14 +19,14 @@ THIRD, TINY = 1.0 / 3.0, 4.9406564584124654e-310
 
 
 def state(**changes) -> State:
-    best = {"flat": [210.0], "wedge": [400.0 + THIRD], "normal": [200.0, 80.0]}
+    best = {"flat": [210.0], "wedge": [400.0 + THIRD], "normal": [200.0, 80.0], "gamma": [300.0, 90.0]}
     minima = {name: [numbers, numbers] for name, numbers in best.items()}
     scan = ThicknessScan([10.0, 20.0], [THIRD, 1e300], best, {name: THIRD for name in best}, minima)
     candidate = Candidate("wedge", 9.0 + THIRD, 0.08, 0.0, 0.0, True)
     cycle = Cycle("joint", 1, 0.08, 0.15, 0.1, math.nan, 1.7, 210.0, 0.3)
     vector = [THIRD, -TINY, 0.1]
     whole = State("joint", scan, (650.0, 16), "wedge", [[400.0 + THIRD]], vector, [cycle], [candidate])
-    return replace(whole, **changes)
+    return replace(whole, **{"scale_prior": THIRD / 10.0, "network_prior": THIRD, **changes})
 
 
 def through_a_file(content: dict, tmp_path) -> dict:
@@ -57,6 +57,8 @@ def damaged(**changes):
         damaged(grid=650.0),
         damaged(grid=[-650.0, 16]),
         damaged(thickness_model="sphere"),
+        damaged(scale_prior=0.0),
+        damaged(network_prior=math.nan),
         damaged(thickness_start=[[math.nan]]),
         damaged(comparison=[{"model": "flat"}]),
         damaged(scan=None),

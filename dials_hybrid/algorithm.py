@@ -12,8 +12,11 @@ import torch
 from libtbx.version import get_version
 
 from dials.util import progress
+from dxtbx.model import ExperimentList
 
 from dials_hybrid import machine
+from dials_hybrid.io.cif_items import completeness
+from dials_hybrid.io.dials_files import read_experiments, read_table
 from dials_hybrid.io.experiments import refined_experiments
 from dials_hybrid.io.observation_list import observation_rows
 from dials_hybrid.io.pets import read_pets
@@ -30,12 +33,16 @@ from dials_hybrid.prepare import (
 )
 from dials_hybrid.problem import Problem, read_result, write_problem
 from dials_hybrid.program import is_first_rank
-from dials_hybrid.refine.figures import figures, refined_parameters, thickness_result
+from dials_hybrid.refine.figures import figures, thickness_result
+from dials_hybrid.refine.hints import hints
+from dials_hybrid.refine.parameters import refined_parameters
+from dials_hybrid.refine.physics import effects
 from dials_hybrid.refine.protocol import Outcome
 from dials_hybrid.refine.restraints import deviations
-from dials_hybrid.refine.state import Inputs
+from dials_hybrid.refine.state import Inputs, Settings
 from dials_hybrid.report import tables
 from dials_hybrid.result import Result, difference_map
+from dials_hybrid.rocking.measurement import Measurement
 from dials_hybrid.running import run_protocol
 
 logger = logging.getLogger("dials.hybrid_refine.algorithm")
@@ -75,20 +82,10 @@ class HybridRefinement:
         Raises:
             ValueError: a file is missing or cannot be read.
         """
-        from dials.array_family import flex
-        from dxtbx.model.experiment_list import ExperimentList
-
-        expt, tables = ExperimentList(), []
+        expt = ExperimentList()
         for name in experiments:
-            try:
-                expt.extend(ExperimentList.from_file(str(name), check_format=False))
-            except Exception as error:
-                raise ValueError(f"cannot read experiments from {name}: {error}") from error
-        for name in reflections:
-            try:
-                tables.append(flex.reflection_table.from_file(str(name)))
-            except Exception as error:
-                raise ValueError(f"cannot read reflections from {name}: {error}") from error
+            expt.extend(read_experiments(name))
+        tables = [read_table(name) for name in reflections]
         frames = [read_pets(name) for name in cif_pets]
         return cls(expt, tables, read_model(structure), params, frames)
 
@@ -137,9 +134,8 @@ def run_hybrid_refine(experiments, reflections, structure, params, virtual_frame
     logger.info(tables.input_table(sample.n_rows, len(sample.observations), sample.rejected))
     check_amount(sample, len(free.names))
     check_model_setting(measurement, structure)
-    inputs = Inputs(
-        measurement, atomic_model(structure), free.jacobian, free.names, free.origin_shifts, model.restraints
-    )
+    atoms = atomic_model(structure)
+    inputs = Inputs(measurement, atoms, free.jacobian, free.names, free.origin_shifts, model.restraints)
     if params.output.problem:
         write_problem(params.output.problem, Problem(inputs, settings))
         return None
@@ -160,9 +156,19 @@ def run_hybrid_refine(experiments, reflections, structure, params, virtual_frame
     result = _result(
         experiments, table, virtual_frames, structure, free, outcome, settings, seconds, versions
     )
+    if not params.result:
+        _list_effects(result, inputs, settings)
     if model.restraints:
         _list_restraints(result, model)
+    _list_hints(result, measurement)
     return result
+
+
+def _list_effects(result: Result, inputs: Inputs, settings: Settings) -> None:
+    """Add to the figures, and to the log, what the options of the physics do and cost."""
+    result.summary["physics"] = [asdict(effect) for effect in effects(inputs, settings, result.outcome)]
+    if result.summary["physics"]:
+        logger.info(tables.effect_table(result.summary["physics"]))
 
 
 def _list_restraints(result: Result, model: PreparedModel) -> None:
@@ -172,12 +178,18 @@ def _list_restraints(result: Result, model: PreparedModel) -> None:
     logger.info(tables.restraint_table(result.summary["restraints"]))
 
 
+def _list_hints(result: Result, measurement: Measurement) -> None:
+    """Add to the figures, and to the log, what a reader should worry about."""
+    result.summary["hints"] = [asdict(hint) for hint in hints(result.summary, measurement.runs)]
+    logger.info(tables.hint_list(result.summary["hints"]))
+
+
 def _result(
     experiments, table, virtual_frames, structure, free, outcome: Outcome, settings, seconds, versions
 ) -> Result:
     hybrid = outcome.hybrid
     thickness = thickness_result(outcome)
-    part = hybrid.slices()["crystal"]
+    part = hybrid.structure
     refined = updated_structure(structure, hybrid.crystal.atoms().parameters)
     maps = difference_map(outcome, refined)
     summary = {
@@ -186,6 +198,7 @@ def _result(
         "settings": asdict(settings),
         "versions": {**_versions(), **versions},
         "difference_map": maps.summary(),
+        "completeness": completeness(refined, hybrid.dataset.observations.hkl.cpu().numpy()),
     }
     parameters = refined_parameters(outcome)
     logger.info("\n" + tables.parameter_table(parameters))

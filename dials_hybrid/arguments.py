@@ -8,8 +8,9 @@ from pathlib import Path
 import libtbx.phil
 
 from dials.util.options import ArgumentParser
-from dxtbx.model.experiment_list import ExperimentList
 
+from dials_hybrid.io.dials_files import checked_readers, read_experiments, read_table
+from dials_hybrid.presets import PRESETS
 from dials_hybrid.program import check_output
 
 STRUCTURE_ENDINGS = (".cif", ".ins", ".res", ".pdb")
@@ -24,7 +25,15 @@ def parse_arguments(program: str, parser: ArgumentParser, args: list[str], *, ot
     """
     _check_files(program, args)
     try:
-        params, options, unhandled = parser.parse_args(args=args, show_diff_phil=False, return_unhandled=True)
+        with checked_readers():
+            params, options, unhandled = parser.parse_args(
+                args=args, show_diff_phil=False, return_unhandled=True
+            )
+            preset = PRESETS.get(getattr(params, "preset", "none"))
+            if preset:  # first, so that all that was asked for overrides it
+                params, options, unhandled = parser.parse_args(
+                    args=[*preset, *args], show_diff_phil=False, return_unhandled=True
+                )
     except Exception as error:
         guilty = [arg for arg in args if not _parses(parser, arg)]
         reason = " ".join(str(error).split())
@@ -39,6 +48,12 @@ def parse_arguments(program: str, parser: ArgumentParser, args: list[str], *, ot
     if len(structures) > 1:
         sys.exit(f"{program} takes one structure, not {' and '.join(structures)}")
     return params, options, structures, named
+
+
+def changed_parameters(parser: ArgumentParser) -> str:
+    """The parameters that differ from their defaults; the parser reads the input files once more for this."""
+    with checked_readers():
+        return parser.diff_phil.as_str()
 
 
 def check_outputs(program: str, scope: libtbx.phil.scope, output: libtbx.phil.scope_extract) -> None:
@@ -58,7 +73,8 @@ def _check_files(program: str, args: list[str]) -> None:
 
 def _parses(parser: ArgumentParser, arg: str) -> bool:
     try:
-        parser.parse_args(args=[arg], show_diff_phil=False, return_unhandled=True)
+        with checked_readers():
+            parser.parse_args(args=[arg], show_diff_phil=False, return_unhandled=True)
     except Exception:
         return False
     return True
@@ -66,14 +82,14 @@ def _parses(parser: ArgumentParser, arg: str) -> bool:
 
 def _refuse(program: str, strange: list[str]) -> None:
     """Stop because of arguments that are neither parameters nor input that can be read."""
+    readers = {(".expt", ".json"): read_experiments, (".refl", ".pickle"): read_table}
     for name in strange:
-        if name.lower().endswith((".expt", ".json")) and Path(name).is_file():
-            try:
-                ExperimentList.from_file(name, check_format=False)
-            except Exception as error:
-                sys.exit(f"{program} cannot read experiments from {name}: {error}")
-        elif name.lower().endswith((".refl", ".pickle")) and Path(name).is_file():
-            sys.exit(f"{program} cannot read reflections from {name}")
+        for endings, read in readers.items():
+            if name.lower().endswith(endings) and Path(name).is_file():
+                try:
+                    read(name)
+                except ValueError as error:
+                    sys.exit(f"{program}: {error}")
     sys.exit(
         f"{program} does not understand {' '.join(strange)}: neither a parameter "
         f"(see {program} -c -e2) nor an input file"

@@ -12,6 +12,10 @@ from libtbx import Auto
 
 phil_scope = libtbx.phil.parse(
     """
+preset = *none jana
+  .type = choice
+  .help = "Other defaults, which all other parameters still override: the conventions of JANA2020, to"
+          "continue a refinement made there."
 structure {
   adp = *auto anisotropic isotropic as_is
     .type = choice
@@ -37,17 +41,28 @@ structure {
     .type = bool
     .help = "Refine the occupancy of every refined atom."
     .expert_level = 1
-  ions = *refuse neutral
+  form_factors = *peng lobato
     .type = choice
-    .help = "Charged atoms (O2-, Cs1+) have no electron scattering factors here: stop, or take the"
-            "neutral atom instead."
+    .help = "Of neutral atoms: five Gaussians by Peng et al. (1996), or those of Lobato & Van Dyck (2014),"
+            "which hold to higher angles."
+    .expert_level = 1
+  ions = *refuse neutral ionic
+    .type = choice
+    .help = "Charged atoms (O2-, Cs1+): stop, take the neutral atoms instead, or the form factors of ions"
+            "by Peng (1998). Those need a neutral cell."
     .expert_level = 1
 }
 data {
-  intensity = *profile sum
+  intensity = *profile sum images
     .type = choice
-    .help = "Profile-fitted intensities (summed ones where a reflection has no fitted one), or summed"
-            "ones throughout."
+    .help = "Profile-fitted intensities (summed ones where a reflection has no fitted one), summed ones"
+            "throughout, or those of each image, from the rocking curves that dials.integrate keeps with"
+            "frame_slice_shoeboxes=True."
+  flip_images = False
+    .type = bool
+    .help = "The images are mirrored, as by the software of some detectors, and with them the hand of the"
+            "crystal: take every reflection h k l for the -h -k -l of the crystal."
+    .expert_level = 1
   d_min = None
     .type = float(value_min=0)
     .help = "High-resolution limit [Angstrom]."
@@ -76,6 +91,12 @@ data {
   dsg = 0.0015
     .type = float(value_min=0)
     .help = "Virtual frames: smallest distance of |S_g| from that largest one [1/Angstrom]."
+  frame_window = *auto frame curve
+    .type = choice
+    .help = "Virtual frames: sum calculated intensities over the rotation of the frame, or over whole rocking"
+            "curves, also where they end beyond it. Auto: as a whole where neighbouring frames list the same"
+            "intensity of a reflection."
+    .expert_level = 1
   frames = None
     .type = strings
     .help = "Virtual frames to use, as numbers and ranges: 1-20,25. None: all."
@@ -102,6 +123,11 @@ beams {
     .help = "Scan angle between two solutions of the wave equation [degree]; at most a quarter of"
             "data.rocking_width. Auto: from thickness and g_max."
     .expert_level = 1
+  frame_steps = None
+    .type = int(value_min=1)
+    .help = "Rocking steps of a virtual frame, for each quantile of the mosaic spread, where rocking_step is"
+            "Auto. None: as in a sweep."
+    .expert_level = 1
   segment_length = 8
     .type = int(value_min=1)
     .help = "Rocking steps that share one set of beams."
@@ -114,7 +140,7 @@ absorption {
             "parameters; it matters for heavy atoms."
   factor = 1.0
     .type = float(value_min=0.001)
-    .help = "Times that of the theory."
+    .help = "Times that of the theory. Auto: refined, with a prior of 1 and a standard deviation of 0.5."
     .expert_level = 1
 }
 absolute_structure = *compare ignore
@@ -155,6 +181,13 @@ thickness {
   maximum = Auto
     .type = float(value_min=50)
     .help = "Largest thickness considered [Angstrom]. Auto: from the thickness scan."
+  surface = None
+    .type = str
+    .multiple = True
+    .help = "Normal of the surfaces of a plate, along which its thickness is then meant: the Miller indices"
+            "of its face (0 0 1), or stage for a plate that lies across the beam at scan angle 0. One for all"
+            "crystals, or one for each. None: along the beam, in all of the scan."
+    .expert_level = 1
   network {
     hidden = 8
       .type = int(value_min=1)
@@ -164,10 +197,10 @@ thickness {
       .type = int(value_min=1)
       .help = "Cosine terms by which the network shapes the distribution."
       .expert_level = 2
-    prior = 0.3
+    prior = Auto
       .type = float(value_min=0.001)
       .help = "Standard deviation of the prior on the network's weights: smaller is closer to the"
-              "distribution that it starts from."
+              "distribution that it starts from. Auto: the most likely one."
       .expert_level = 2
   }
 }
@@ -195,10 +228,10 @@ refinement {
     .type = float(value_min=0.01)
     .help = "Factor on the standard uncertainties of the reflection table. Auto: refined."
     .expert_level = 1
-  instability = 0.03
+  instability = Auto
     .type = float(value_min=0)
-    .help = "Part of F that is added to its standard uncertainty. Auto: refined, which weakens the strong"
-            "reflections where the model lacks something."
+    .help = "Part of F that is added to its standard uncertainty. Auto: refined, up to 0.03, so that strong"
+            "reflections count where the model lacks something."
     .expert_level = 1
   floor = Auto
     .type = float(value_min=0)

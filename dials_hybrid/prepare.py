@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import logging
+import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from libtbx import Auto
 
-from dials_hybrid.data import Dataset
+from dials_hybrid.data import Dataset, RockingSteps
 from dials_hybrid.io.checks import check_cell, check_setting
 from dials_hybrid.io.experiments import check_experiment, read_sweep
 from dials_hybrid.io.pets import PetsData, usable_reflections
 from dials_hybrid.io.reflections import read_reflections, rocking_half_width
+from dials_hybrid.io.rocking_curves import read_rocking_curves
 from dials_hybrid.machine import of_this_machine
+from dials_hybrid.model.surface import normals, stage_normal
 from dials_hybrid.refine.state import Settings
-from dials_hybrid.rocking.measurement import Measurement, joined
+from dials_hybrid.rocking.frames import VirtualFrames
+from dials_hybrid.rocking.measurement import Measurement, joined, unmirrored
 
 logger = logging.getLogger("dials.hybrid_refine.prepare")
+
+_HALF_CURVE = 0.4  # [degree] from where a reflection crosses the Ewald sphere to the end of its rocking curve
+_ABSORPTION_PRIOR = 0.5  # standard deviation of the factor on the absorptive potential about 1
 
 
 def check_experiments(experiments, structure) -> None:
@@ -49,7 +57,8 @@ def all_measured(experiments, table, virtual_frames: list[PetsData], structure, 
     if not parts:
         raise ValueError("there are no experiments")
     _check_wavelengths([part.wavelength for part in parts])
-    return joined(parts)
+    measurement = joined(parts)
+    return unmirrored(measurement) if params.data.flip_images else measurement
 
 
 def measured_frames(data: PetsData, params) -> Measurement:
@@ -66,7 +75,18 @@ def measured_frames(data: PetsData, params) -> Measurement:
         d_max=params.data.d_max,
         frames=_chosen_frames(params.data.frames, data),
     )
-    return Measurement((data.frames,), reflections, data.wavelength, len(data), rows.counts)
+    run = data.frames
+    if params.data.frame_window == "curve" or (params.data.frame_window == "auto" and data.whole_curves):
+        run = replace(run, margin=_margin(run, params.data.rsg))
+    return Measurement((run,), reflections, data.wavelength, len(data), rows.counts)
+
+
+def _margin(run: VirtualFrames, rsg: float) -> float:
+    """How far rocking curves are followed beyond the ends of a frame [degree].
+
+    A reflection that is let in crosses the Ewald sphere (1 - rsg) semi-angles inside at least.
+    """
+    return max(0.0, _HALF_CURVE - (1.0 - rsg) * float(run.semi_angle.min()))
 
 
 def _d_min(params) -> float | None:
@@ -101,20 +121,24 @@ def measured(experiments, table, params) -> Measurement:
         ValueError: the table lacks something or has no usable row.
     """
     sweeps = [read_sweep(experiment) for experiment in experiments]
-    reflections, rows = read_reflections(
-        table,
-        sweeps,
-        column=params.data.intensity,
-        half_width=[
-            _half_width(experiment, table, index, params) for index, experiment in enumerate(experiments)
-        ],
-        min_partiality=params.data.min_partiality,
-        min_zeta=params.data.min_zeta,
-        d_min=_d_min(params),
-        d_max=params.data.d_max,
-    )
+    limits = {"min_zeta": params.data.min_zeta, "d_min": _d_min(params), "d_max": params.data.d_max}
+    if params.data.intensity == "images":
+        sweeps = [replace(sweep, by_image=True) for sweep in sweeps]
+        reflections, rows = read_rocking_curves(table, sweeps, **limits)
+    else:
+        reflections, rows = read_reflections(
+            table,
+            sweeps,
+            column=params.data.intensity,
+            half_width=[
+                _half_width(experiment, table, index, params) for index, experiment in enumerate(experiments)
+            ],
+            min_partiality=params.data.min_partiality,
+            **limits,
+        )
     wavelength = float(np.mean([experiment.beam.get_wavelength() for experiment in experiments]))
-    return Measurement(tuple(sweeps), reflections, wavelength, len(table), rows.counts)
+    n_rows = len(reflections) + sum(rows.counts.values())
+    return Measurement(tuple(sweeps), reflections, wavelength, n_rows, rows.counts)
 
 
 def _half_width(experiment, table, index: int, params) -> float:
@@ -150,9 +174,11 @@ def resolve_settings(params, sample: Dataset) -> Settings:
         sg_max=params.beams.sg_max,
         segment_length=params.beams.segment_length,
         weak_sg_max=params.beams.weak_sg_max or 0.0,
-        absorption=params.absorption.factor if params.absorption.model != "none" else 0.0,
+        surface=_surface(params.thickness.surface, steps),
+        form_factors=params.structure.form_factors,
+        **_absorption(params.absorption),
         absolute_structure=params.absolute_structure == "compare",
-        rocking_step=_auto(params.beams.rocking_step, None),
+        rocking_step=_auto(params.beams.rocking_step, _frame_step(params, steps)),
         mosaic_points=params.orientation.mosaic_points,
         mosaic_spread=params.orientation.mosaic_spread,
         tilt_nodes=_auto(params.orientation.tilt_nodes, min(12, max(2, 1 + round(scan / 20)))),
@@ -162,7 +188,7 @@ def resolve_settings(params, sample: Dataset) -> Settings:
         thickness_maximum=_auto(params.thickness.maximum, None),
         network_hidden=network.hidden,
         network_terms=network.terms,
-        network_prior=network.prior,
+        network_prior=_auto(network.prior, None),
         gain=_auto(params.refinement.gain, None),
         instability=_auto(params.refinement.instability, None),
         floor=_auto(params.refinement.floor, None),
@@ -175,6 +201,52 @@ def resolve_settings(params, sample: Dataset) -> Settings:
         frame_tilt_restraint=params.orientation.frame_restraint,
         frame_scale_restraint=params.scale.frame_restraint,
     )
+
+
+def _frame_step(params, steps: RockingSteps) -> float | None:
+    """Rocking step of beams.frame_steps [degree]; None without it, or without frames."""
+    n, frames = params.beams.frame_steps, steps.frames()
+    if n is None or not len(frames):
+        return None
+    lengths = [
+        float(steps.weight[(steps.crystal == crystal) & (steps.frame == frame)].sum())
+        for crystal, frame in frames
+    ]
+    return min(lengths) / (n * params.orientation.mosaic_points)
+
+
+def _surface(texts: list[str | None], steps: RockingSteps) -> tuple[tuple[float, ...], ...] | None:
+    """Direction of the surface normal of each crystal in units of its reciprocal axes; None: the beam's."""
+    texts = [text for text in texts if text]
+    if not texts:
+        return None
+    if len(texts) not in (1, steps.n_crystals):
+        raise ValueError(f"thickness.surface is given {len(texts)} times for {steps.n_crystals} crystals")
+    directions = []
+    for crystal, text in enumerate(texts * steps.n_crystals if len(texts) == 1 else texts):
+        if text.strip().lower() == "stage":
+            directions.append(tuple(stage_normal(steps, crystal).tolist()))
+            continue
+        try:
+            h, k, l_ = (float(number) for number in text.replace(",", " ").split())
+        except ValueError:
+            raise ValueError(f"thickness.surface={text} is neither three Miller indices nor stage") from None
+        if not (math.isfinite(h + k + l_) and (h or k or l_)):
+            raise ValueError(f"thickness.surface={text} is no direction")
+        directions.append((h, k, l_))
+    normals(torch.tensor(directions, dtype=torch.float64), steps, steps.basis)  # that it is possible
+    return tuple(directions)
+
+
+def _absorption(params) -> dict[str, float | None]:
+    """Factor on the absorptive potential and the width of its prior."""
+    if params.model == "none":
+        return {"absorption": 0.0}
+    refined = params.factor is Auto
+    return {
+        "absorption": 1.0 if refined else params.factor,
+        "absorption_restraint": _ABSORPTION_PRIOR if refined else None,
+    }
 
 
 def _auto(value, default):

@@ -30,6 +30,10 @@ PROBLEM, RESULT = "dials.hybrid_refine problem", "dials.hybrid_refine result"
 _VERSION = 1
 # What no measurement needs and no memory holds.
 _MOST_STEPS, _MOST_BEAMS, _MOST_DEGREES, _MOST_THICKNESSES = 10**7, 10**6, 1e5, 10**4
+# Arrays that hold no floating-point numbers, and the bytes of a number.
+_WHOLE = frozenset("hkl run row first last crystal frame atoms group form_factor_type".split())
+_BOOLEAN = frozenset(("anisotropic", "free"))
+_BYTES = {"b": (1,), "i": (8,), "f": (4, 8)}
 _NONSENSE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -123,7 +127,7 @@ def _check_structure(inputs: Inputs) -> None:
         "translations": (s, 3),
     }
     for name, shape in shapes.items():
-        _numbers(getattr(atoms, name), shape)
+        _numbers(getattr(atoms, name), shape, name)
     _numbers(inputs.jacobian, (p, 11 * n))
     _numbers(inputs.origin_shifts, (len(inputs.origin_shifts), p))
     if inputs.restraints:
@@ -138,7 +142,7 @@ def _check_restraints(restraints: Restraints, n: int) -> None:
         q = len(restrained)
         own = {"rotation": (3, 3), "translation": (3,), "target": (), "sigma": (), "group": ()}
         for name, shape in {"atoms": (1,) if kind in ("flat", "isor") else (2,), **own}.items():
-            _numbers(getattr(restrained, name), (q, *shape))
+            _numbers(getattr(restrained, name), (q, *shape), name)
         if q:
             _within(restrained.atoms, 0, n - 1)
             _within(restrained.group, 0, q - 1)
@@ -163,9 +167,9 @@ def _check_measurement(measurement: Measurement, settings: Settings, thickness: 
     m = len(reflections)
     _require(m > 0 and len(measurement.runs) > 0, "nothing was measured")
     _require(0.001 < measurement.wavelength < 1.0, "no electrons")
-    _numbers(reflections.hkl, (m, 3))
+    _numbers(reflections.hkl, (m, 3), "hkl")
     for name in ("intensity", "sigma", "run", "angle", "row"):
-        _numbers(getattr(reflections, name), (m,))
+        _numbers(getattr(reflections, name), (m,), name)
     _within(reflections.run, 0, len(measurement.runs) - 1)
     _within(reflections.row, 0, measurement.n_rows - 1)
     _require(reflections.half_width.shape == (m,) and bool((reflections.half_width > 0.0).all()), "no width")
@@ -174,7 +178,7 @@ def _check_measurement(measurement: Measurement, settings: Settings, thickness: 
     dataset = measurement.dataset(1.0, 1)
     for name in ("basis", "weight", "angle", "beam", "rotation_axis"):
         values = getattr(dataset.steps, name)
-        _numbers(values, tuple(values.shape))
+        _numbers(values, tuple(values.shape), name)
     _within(dataset.observations.last, 0, len(dataset.steps))
 
 
@@ -204,11 +208,18 @@ def _check_finished(finished: Finished, inputs: Inputs) -> None:
     _numbers(fit.covariance, (p, p))
     _numbers(fit.evaluation.intensity, (m,))
     _numbers(fit.evaluation.scale, (m,))
+    _numbers(np.asarray(state.vector), (p,))
+    for name, values in vars(finished.observations).items():
+        _numbers(values, (m, 3) if name == "hkl" else (m,), name)
+    for name in ("intensity", "sigma", "share", "weight"):
+        _numbers(getattr(fit.target, name), (m,))
     _numbers(fit.evaluation.thickness_weights, (m, n_nodes))
 
 
-def _numbers(values: Tensor | np.ndarray, shape: tuple[int, ...]) -> None:
+def _numbers(values: Tensor | np.ndarray, shape: tuple[int, ...], name: str = "") -> None:
     values = np.asarray(values)
+    kind = "b" if name in _BOOLEAN else "i" if name in _WHOLE else "f"
+    _require(values.dtype.kind == kind and values.dtype.itemsize in _BYTES[kind], "of another type")
     _require(values.shape == shape and bool(np.isfinite(values).all()), f"not finite, or not {shape}")
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 logger = logging.getLogger("dials.hybrid_refine.program")
 
+_INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
 
 def is_first_rank() -> bool:
     """Only this process writes; the others that torchrun may have started compute."""
@@ -40,6 +42,7 @@ def one_sentence(name: str, device: str, checkpoint: str | Path | None) -> Itera
         written = checkpoint and Path(checkpoint).exists() and Path(checkpoint).stat().st_mtime >= started
         return f"; continue with resume={checkpoint}" if written else ""
 
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback a line
     if not is_first_rank():
         logging.disable(logging.CRITICAL)
     try:
@@ -56,7 +59,7 @@ def one_sentence(name: str, device: str, checkpoint: str | Path | None) -> Itera
         logger.debug("", exc_info=True)
         ranks.end(f"{name}: {error}")
     except KeyboardInterrupt:
-        ranks.end(f"Interrupted{advice()}")
+        ranks.end(f"Interrupted{advice()}", _INTERRUPTED)
 
 
 def check_output(name: str, parameter: str, filename: str) -> None:

@@ -65,7 +65,8 @@ def cif_block(result: Result):
     """The refined structure with s.u.s and the figures of the refinement, as iotbx.cif block."""
     structure, summary, constraints = result.xray_structure, result.summary, result.constraints
     cell_su, cell_details = _cell_su(result)
-    block = structure_cif_block(structure, result.covariance, constraints, cell_su)
+    form_factors = summary["settings"]["form_factors"]
+    block = structure_cif_block(structure, result.covariance, constraints, cell_su, form_factors)
     dataset, target = result.outcome.hybrid.dataset, result.outcome.fit.target
     reflections = _reflections(result.outcome)
     items = {

@@ -35,6 +35,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import logging
 import sys
+from collections.abc import Callable
 
 import libtbx.phil
 
@@ -43,7 +44,7 @@ import dials.util.log
 from dials.util.options import ArgumentParser, reflections_and_experiments_from_files
 from dials.util.version import dials_version
 
-from dials_hybrid.arguments import FRAMES_ENDING, check_outputs, parse_arguments
+from dials_hybrid.arguments import FRAMES_ENDING, changed_parameters, check_outputs, parse_arguments
 from dials_hybrid.phil import phil_scope
 from dials_hybrid.program import is_first_rank, local_device, one_sentence
 
@@ -87,7 +88,7 @@ def run(args: list[str] | None = None, phil: libtbx.phil.scope = phil_scope) -> 
 def _refine(parser, params, options, structure_file: str, frame_files: list[str]) -> None:
     dials.util.log.config(verbosity=options.verbose, logfile=params.output.log if is_first_rank() else None)
     logger.info(dials_version())
-    diff_phil = parser.diff_phil.as_str()
+    diff_phil = changed_parameters(parser)
     if diff_phil:
         logger.info("The following parameters have been modified:\n")
         logger.info(diff_phil)
@@ -119,36 +120,59 @@ def _save(result, params) -> None:
     from dials_hybrid.io.cif import write_cif
     from dials_hybrid.io.difference_map import write_mtz
     from dials_hybrid.io.observation_list import write_observations
+    from dials_hybrid.refine.figures import check_free
     from dials_hybrid.result import cif_blocks
 
     output = params.output
-    if output.cif:
-        logger.info(f"Saving the refined structure to {output.cif}")
-        write_cif(output.cif, cif_blocks(result))
-    if output.mtz:
-        logger.info(f"Saving amplitudes and map coefficients to {output.mtz}")
-        write_mtz(output.mtz, result.maps, result.summary["wavelength"])
-    if output.observations and result.observations:
-        logger.info(f"Saving the observations of virtual frames to {output.observations}")
-        write_observations(output.observations, result.observations)
-    if output.experiments and result.experiments:
-        logger.info(f"Saving refined experiments to {output.experiments}")
-        with atomic_write(output.experiments) as path:
-            result.experiments.as_file(str(path))
-    if output.reflections and result.reflections:
-        logger.info(f"Saving reflections with calculated intensities to {output.reflections}")
-        with atomic_write(output.reflections) as path:
-            result.reflections.as_file(str(path))
-    if output.json:
-        logger.info(f"Saving all figures to {output.json}")
-        write_json(output.json, result.summary)
-    if output.html:
+    failures: list[OSError] = []
+
+    def save(what: str, filename: str | None, write: Callable[[str], None], exists: bool = True) -> None:
+        """What cannot be written must not take the rest with it."""
+        if filename and exists:
+            logger.info(f"Saving {what} to {filename}")
+            try:
+                write(filename)
+            except OSError as error:
+                failures.append(error)
+
+    def as_file(content) -> Callable[[str], None]:
+        def write(filename: str) -> None:
+            with atomic_write(filename) as path:
+                content.as_file(str(path))
+
+        return write
+
+    def report(filename: str) -> None:
         from dials_hybrid.report.page import render
         from dials_hybrid.report_data import report_data
 
-        logger.info(f"Saving the report to {output.html}")
-        with atomic_write(output.html) as path:
+        with atomic_write(filename) as path:
             path.write_text(render(report_data(result)), encoding="utf-8")
+
+    save("the refined structure", output.cif, lambda name: write_cif(name, cif_blocks(result)))
+    save(
+        "amplitudes and map coefficients",
+        output.mtz,
+        lambda name: write_mtz(name, result.maps, result.summary["wavelength"]),
+    )
+    save(
+        "the observations of virtual frames",
+        output.observations,
+        lambda name: write_observations(name, result.observations),
+        bool(result.observations),
+    )
+    save("refined experiments", output.experiments, as_file(result.experiments), bool(result.experiments))
+    save(
+        "reflections with calculated intensities",
+        output.reflections,
+        as_file(result.reflections),
+        bool(result.reflections),
+    )
+    save("all figures", output.json, lambda name: write_json(name, result.summary))
+    save("the report", output.html, report)
+    if failures:
+        raise failures[0]
+    check_free(result.summary)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ import dials.util.log
 from dials.util.options import ArgumentParser, reflections_and_experiments_from_files
 from dials.util.version import dials_version
 
-from dials_hybrid.arguments import check_outputs, parse_arguments
+from dials_hybrid.arguments import changed_parameters, check_outputs, parse_arguments
 from dials_hybrid.phil_simulate import phil_scope
 
 logger = logging.getLogger("dials.hybrid_simulate")
@@ -80,7 +80,7 @@ def run(args: list[str] | None = None, phil: libtbx.phil.scope = phil_scope) -> 
 def _simulate(parser, params, options, structure_file: str) -> None:
     dials.util.log.config(verbosity=options.verbose, logfile=params.output.log)
     logger.info(dials_version())
-    diff_phil = parser.diff_phil.as_str()
+    diff_phil = changed_parameters(parser)
     if diff_phil:
         logger.info("The following parameters have been modified:\n")
         logger.info(diff_phil)

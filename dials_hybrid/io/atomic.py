@@ -30,12 +30,11 @@ def atomic_write(filename: str | Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
         temporary.touch()
-    except OSError as error:  # the user has never heard of the temporary name
-        raise type(error)(error.errno, error.strerror, str(filename)) from None
-    try:
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, target)
+    except OSError as error:  # the user has never heard of the temporary name
+        raise type(error)(error.errno, error.strerror or str(error), str(filename)) from error
     finally:
         temporary.unlink(missing_ok=True)

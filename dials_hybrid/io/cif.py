@@ -19,10 +19,12 @@ from dials_hybrid.io.cif_items import drop_old_names
 from dials_hybrid.io.constraints import Constraints
 from dials_hybrid.io.geometry_tables import Geometry, geometry_loops
 
-SCATTERING_SOURCE = (
-    "Peng, Ren, Dudarev & Whelan (1996), Acta Cryst. A52, 257-276 "
-    "(International Tables Vol. C, Table 4.3.2.2)"
-)
+SCATTERING_SOURCES = {
+    "peng": "Peng, Ren, Dudarev & Whelan (1996), Acta Cryst. A52, 257-276 "
+    "(International Tables Vol. C, Table 4.3.2.2)",
+    "lobato": "Lobato & Van Dyck (2014), Acta Cryst. A70, 636-649",
+    "ion": "Peng (1998), Acta Cryst. A54, 481-485",
+}
 
 _SMALLEST_CELL_SU = 1e-6  # [A] or [degree]; what rounding makes of angles that symmetry fixes is not one
 _WIDTH = len(ATOM_PARAMETERS)
@@ -41,6 +43,7 @@ def structure_cif_block(
     covariance: np.ndarray,
     constraints: Constraints,
     cell_su: tuple[float, ...] | None = None,
+    form_factors: str = "peng",
 ) -> model.block:
     """Cell, symmetry, atoms, bonds and angles of a refined structure.
 
@@ -53,6 +56,7 @@ def structure_cif_block(
             parameters.
         constraints: The constraints under which they were refined.
         cell_su: Standard uncertainties of the cell parameters [A, degree]; None: unknown.
+        form_factors: Those of neutral atoms, see SCATTERING_SOURCES.
 
     Raises:
         ValueError: The covariance has another shape or is not finite.
@@ -68,7 +72,7 @@ def structure_cif_block(
     _write_cell(block, structure, cell_su or (0.0,) * 6)
     _shorten_fixed_coordinates(block)
     _flag_riding(block, constraints.riding)
-    _replace_atom_types(block, structure)
+    _replace_atom_types(block, structure, form_factors)
     for loop in geometry_loops(Geometry(structure, covariance, constraints, cell_su)):
         block.add_loop(loop)
     return block
@@ -122,7 +126,7 @@ def _flag_riding(block: model.block, riding: tuple[str, ...]) -> None:
     loop["_atom_site_refinement_flags_posn"] = flex.std_string("R" if each else "." for each in rides)
 
 
-def _replace_atom_types(block: model.block, structure: xray.structure) -> None:
+def _replace_atom_types(block: model.block, structure: xray.structure, form_factors: str) -> None:
     """cctbx gives electron scattering factors an X-ray reference, or leaves the loop out."""
     if block.get_loop("_atom_type") is not None:
         del block["_atom_type"]
@@ -131,7 +135,9 @@ def _replace_atom_types(block: model.block, structure: xray.structure) -> None:
         model.loop(
             data={
                 "_atom_type_symbol": elements,
-                "_atom_type_scat_source": [SCATTERING_SOURCE] * len(elements),
+                "_atom_type_scat_source": [
+                    SCATTERING_SOURCES["ion" if element[-1] in "+-" else form_factors] for element in elements
+                ],
             }
         )
     )

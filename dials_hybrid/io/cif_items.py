@@ -86,15 +86,15 @@ def reflection_items(
         for i, axis in enumerate("hkl")
         for end, limit in (("min", lowest), ("max", highest))
     }
-    completeness = _completeness(structure, reflections.hkl, float(d.min()))
+    fraction = completeness(structure, reflections.hkl)
     return {
         "_diffrn_reflns_number": n_rows,
         **limits,
         "_diffrn_reflns_theta_min": f"{theta.min():.3f}",
         "_diffrn_reflns_theta_max": f"{theta.max():.3f}",
         "_diffrn_reflns_theta_full": f"{theta.max():.3f}",
-        "_diffrn_measured_fraction_theta_max": f"{completeness:.3f}",
-        "_diffrn_measured_fraction_theta_full": f"{completeness:.3f}",
+        "_diffrn_measured_fraction_theta_max": f"{fraction:.3f}",
+        "_diffrn_measured_fraction_theta_full": f"{fraction:.3f}",
         "_reflns_number_total": len(reflections),
         "_reflns_number_gt": int(reflections.observed.sum()),
         "_reflns_threshold_expression": _OBSERVED,
@@ -113,8 +113,9 @@ def _d_spacings(structure: xray.structure, hkl: np.ndarray) -> np.ndarray:
     return _miller_set(structure, hkl).d_spacings().data().as_numpy_array()
 
 
-def _completeness(structure: xray.structure, hkl: np.ndarray, d_min: float) -> float:
-    """Part of the unique reflections, Friedel mates as one, that were measured."""
+def completeness(structure: xray.structure, hkl: np.ndarray) -> float:
+    """Part of the unique reflections to the resolution of hkl (M, 3), Friedel mates as one, that it holds."""
+    d_min = float(_d_spacings(structure, hkl).min())
     found = _miller_set(structure, hkl).remove_systematic_absences().unique_under_symmetry()
     return found.size() / found.complete_set(d_min=d_min * (1.0 - 1e-9)).size()
 

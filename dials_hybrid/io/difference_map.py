@@ -16,6 +16,7 @@ structure factors of `dials_hybrid.bloch` are the complex conjugates.
 
 from __future__ import annotations
 
+import errno
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,4 +168,7 @@ def write_mtz(filename: str | Path, found: DifferenceMap, wavelength: float) -> 
     if (found.flags.data() == _FREE).count(True):
         dataset.add_miller_array(found.flags, "FreeR_flag")
     with atomic_write(filename) as path:
-        dataset.mtz_object().write(str(path))
+        try:
+            dataset.mtz_object().write(str(path))
+        except RuntimeError as error:  # of iotbx, which does not say why
+            raise OSError(errno.EIO, "it cannot be written: is the disk full?") from error

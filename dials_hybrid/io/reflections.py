@@ -24,6 +24,14 @@ _UNUSABLE = (
     "outlier_in_scaling",
     "overloaded",
 )
+_TYPES = {  # of columns; the others are double
+    "miller_index": flex.miller_index,
+    "id": flex.int,
+    "xyzcal.px": flex.vec3_double,
+    "flags": flex.size_t,
+    "bbox": flex.int6,
+}
+_LARGEST_INDEX = 1000
 
 
 def intensities(table: flex.reflection_table, column: str) -> tuple[np.ndarray, np.ndarray]:
@@ -35,14 +43,13 @@ def intensities(table: flex.reflection_table, column: str) -> tuple[np.ndarray, 
     Raises:
         ValueError: the table has not been integrated.
     """
-    if "intensity.sum.value" not in table or "intensity.sum.variance" not in table:
-        raise ValueError("the reflection table has no column intensity.sum.value: run dials.integrate first")
-    value, variance = (_numpy(table[f"intensity.sum.{part}"]) for part in ("value", "variance"))
+    value, variance = (_needed(table, f"intensity.sum.{part}") for part in ("value", "variance"))
+    _column(table, "flags")
     summed = _flagged(table, "integrated_sum")
     variance = np.where(summed, variance, -1.0)
     if column == "profile" and "intensity.prf.value" in table:
         fitted_value, fitted_variance = (
-            _numpy(table[f"intensity.prf.{part}"]) for part in ("value", "variance")
+            _needed(table, f"intensity.prf.{part}") for part in ("value", "variance")
         )
         fitted = _flagged(table, "integrated_prf") & (fitted_variance > 0.0)
         value = np.where(fitted, fitted_value, value)
@@ -78,18 +85,16 @@ def read_reflections(
     Raises:
         ValueError: a column is missing or no row is left.
     """
-    for name in ("miller_index", "id", "xyzcal.px", "partiality", "zeta", "flags"):
-        if name not in table:
-            raise ValueError(f"the reflection table has no column {name}: run dials.integrate first")
+    indices, crystal = _needed(table, "miller_index"), _needed(table, "id").astype(np.int64)
+    hkl = indices.round().astype(np.int64)
+    z = _needed(table, "xyzcal.px")[:, 2]
+    zeta, partiality = np.abs(_needed(table, "zeta")), _needed(table, "partiality")
     value, variance = intensities(table, column)
-    hkl = _numpy(table["miller_index"].as_vec3_double()).round().astype(np.int64)
-    crystal = _numpy(table["id"]).astype(np.int64)
-    z = _numpy(table["xyzcal.px"])[:, 2]
-    zeta, partiality = np.abs(_numpy(table["zeta"])), _numpy(table["partiality"])
-    d = _numpy(table["d"]) if "d" in table else None
+    d = _needed(table, "d") if "d" in table else None
 
     rows = Rejections(len(table))
     rows.reject((hkl == 0).all(1), "not indexed")
+    rows.reject((abs(hkl) > _LARGEST_INDEX).any(1), "Miller indices too large")
     rows.reject((crystal < 0) | (crystal >= len(sweeps)), "of no experiment")
     finite = np.isfinite(value) & np.isfinite(variance) & np.isfinite(z) & np.isfinite(zeta)
     rows.reject(~finite, "intensity or position is not a number")
@@ -125,8 +130,23 @@ def read_reflections(
     return reflections, rows
 
 
-def _numpy(column) -> np.ndarray:
-    return column.as_numpy_array()
+def _needed(table: flex.reflection_table, name: str) -> np.ndarray:
+    """The values of a column that all integrated reflections have."""
+    column = _column(table, name)
+    return (column.as_vec3_double() if name == "miller_index" else column).as_numpy_array()
+
+
+def _column(table: flex.reflection_table, name: str):
+    if name not in table:
+        raise ValueError(f"the reflection table has no column {name}: run dials.integrate first")
+    kind = _TYPES.get(name, flex.double)
+    try:
+        column = table[name]
+    except RuntimeError:  # of Boost, where a column has been given another name
+        column = None
+    if not isinstance(column, kind):
+        raise ValueError(f"the reflection table is damaged: its column {name} is not of type {kind.__name__}")
+    return column
 
 
 def _flagged(table: flex.reflection_table, flag: str) -> np.ndarray:
@@ -136,7 +156,7 @@ def _flagged(table: flex.reflection_table, flag: str) -> np.ndarray:
 def output_table(
     table: flex.reflection_table, row: np.ndarray, intensity: np.ndarray, scale: np.ndarray
 ) -> flex.reflection_table:
-    """The input rows with calculated intensities, shoeboxes left out.
+    """The input rows with calculated intensities, those of all images of a row together, without shoeboxes.
 
     Adds `intensity.dyn.value` (on the scale of the data) and `intensity.dyn.scale`, zero where a row
     was not used, and the flags `used_in_refinement` and `excluded_for_refinement`.
@@ -151,10 +171,10 @@ def output_table(
         del table["shoebox"]
     used = np.zeros(len(table), dtype=bool)
     used[row] = True
-    for name, values in (("value", intensity), ("scale", scale)):
-        column = np.zeros(len(table))
-        column[row] = values
-        table[f"intensity.dyn.{name}"] = flex.double(column)
+    total, factor = np.zeros((2, len(table)))
+    np.add.at(total, row, intensity)
+    factor[row] = scale
+    table["intensity.dyn.value"], table["intensity.dyn.scale"] = flex.double(total), flex.double(factor)
     everything = flex.bool(len(table), True)
     mask = flex.bool(used)
     for flag, rows in (("used_in_refinement", mask), ("excluded_for_refinement", ~mask)):
@@ -210,8 +230,8 @@ def rocking_half_width(table: flex.reflection_table, index: int, width: float) -
     """
     if not all(name in table for name in ("id", "bbox", "zeta", "partiality")):
         return None
-    first, last = (_numpy(edge) for edge in table["bbox"].parts()[4:])
-    zeta = np.abs(_numpy(table["zeta"]))
-    whole = (_numpy(table["id"]) == index) & (_numpy(table["partiality"]) > 0.99) & (zeta > 0.3)
+    first, last = (edge.as_numpy_array() for edge in _column(table, "bbox").parts()[4:])
+    zeta = np.abs(_needed(table, "zeta"))
+    whole = (_needed(table, "id") == index) & (_needed(table, "partiality") > 0.99) & (zeta > 0.3)
     images = 0.5 * (last - first - 1)[whole].sum()
     return float(abs(width) * images / (1.0 / zeta[whole]).sum()) if images > 0.0 else None

@@ -20,12 +20,18 @@ from dials_hybrid.io.ties import Ties
 
 logger = logging.getLogger("dials.hybrid_refine.io.shelx")
 
-RESTRAINTS = ("DFIX", "DANG", "SADI", "FLAT", "SIMU", "DELU", "RIGU", "ISOR")
+RESTRAINTS = ("DFIX", "DANG", "SADI", "SAME", "FLAT", "SIMU", "DELU", "RIGU", "ISOR")
 # What changes the model or its refinement, and what is not done here.
 _IGNORED = (
-    *("ANIS", "BASF", "BIND", "BUMP", "CHIV", "CONN", "EXTI", "FREE", "HFIX", "MOVE", "NCSY", "SAME"),
-    *("SUMP", "SWAT", "TWIN", "XNPD"),
+    *("ANIS", "BASF", "BIND", "BUMP", "CHIV", "CONN", "EXTI", "FREE", "HFIX", "MOVE", "NCSY", "SUMP"),
+    *("SWAT", "TWIN", "XNPD"),
 )
+_INSTEAD = {
+    "CHIV": "the volumes of chiral centres are free",
+    "HFIX": "hydrogen atoms must be in the file: give the .res file of a refinement with them",
+    "SUMP": "occupancies of several free variables are refined independently: fix them, or tie them by one "
+    "free variable",
+}
 _HYDROGENS = {1: 1, 2: 2, 3: 3, 4: 1, 8: 1, 9: 2, 12: 6, 13: 3, 14: 1, 15: 1, 16: 1}  # AFIX m: atoms
 _RIGID = (5, 6, 7, 10, 11)  # rings of known shape
 
@@ -53,6 +59,7 @@ class Instruction:
     residue: tuple | None
     arguments: tuple
     line: int
+    before: int = 0  # atoms before it: SAME is about those behind
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,7 @@ class _Reader:
         self.last = -1  # the last atom that does not ride
         self.n_atoms = 0
         self.restraints: list[Instruction] = []
+        self.before: dict[int, int] = {}  # line of a SAME -> atoms before it
         self.images: dict[int, str] = {}
         self.same: dict[str, list[tuple]] = {"EADP": [], "EXYZ": []}
         self.defaults: tuple[float, ...] = ()
@@ -146,6 +154,8 @@ class _Reader:
         self._close_group()
         if self.ignored:
             logger.warning(f"SHELX instructions that are not followed: {', '.join(sorted(self.ignored))}")
+        for name in sorted(self.ignored & set(_INSTEAD)):
+            logger.warning(f"{name} is not followed: {_INSTEAD[name]}")
 
     def _watched(self, stream):
         """The commands, with the atoms counted under the AFIX in force."""
@@ -158,6 +168,8 @@ class _Reader:
                 raise ValueError(f"line {line + 1}: FRAG is not read, use the .res file of its refinement")
             elif command[0] == "RESI":
                 command = "RESI", _residue(command[-1])
+            elif command[0] == "SAME":
+                self.before[line] = self.n_atoms
             yield command, line
 
     # AFIX ---------------------------------------------------------------------------------------
@@ -221,7 +233,8 @@ class _Reader:
         name, arguments = command[0], command[-1]
         residue = command[1] if len(command) == 3 else None
         if name in RESTRAINTS:
-            self.restraints.append(Instruction(name, residue, arguments, line))
+            before = self.before.get(line, 0)
+            self.restraints.append(Instruction(name, residue, arguments, line, before))
         elif name in self.same:
             self.same[name].append((residue, arguments, line))
         elif name == "EQIV":

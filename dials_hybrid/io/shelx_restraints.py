@@ -1,6 +1,7 @@
 """Restraints of a SHELX file as plain arrays.
 
-DFIX, DANG, SADI and FLAT name their atoms. SIMU takes the pairs of its atoms within a distance; DELU and
+DFIX, DANG, SADI and FLAT name their atoms. SAME names those of a group that the atoms behind it are like:
+it becomes SADI of bonds and 1,3 distances. SIMU takes the pairs of its atoms within a distance; DELU and
 RIGU those that are bonded, or bonded to one atom; ISOR each atom. Without names, SIMU, DELU, RIGU and ISOR
 mean all atoms but hydrogen, which they never restrain. Defaults are those of SHELXL.
 """
@@ -106,6 +107,7 @@ class _Maker:
     def follow(self, instruction: Instruction) -> None:
         numbers = [value for value in instruction.arguments if isinstance(value, float)]
         rule = getattr(self, f"_{instruction.command.lower()}")
+        where = (instruction.before,) if instruction.command == "SAME" else ()
         for residue in residue_numbers(self.model, instruction.residue):
             atoms = named_atoms(self.model, instruction.arguments, residue)
             if atoms is None:
@@ -115,10 +117,11 @@ class _Maker:
                 )
                 continue
             try:
-                rule(numbers, atoms)
+                rule(numbers, atoms, *where)
             except (IndexError, RuntimeError, ValueError) as error:
+                reason = " ".join(str(error).split())
                 raise ValueError(
-                    f"line {instruction.line + 1}: this {instruction.command} cannot be understood ({error})"
+                    f"line {instruction.line + 1}: this {instruction.command} cannot be understood ({reason})"
                 ) from error
 
     # sites --------------------------------------------------------------------------------------
@@ -142,6 +145,27 @@ class _Maker:
         sigma = _positive(numbers[0] if numbers else self.defaults[0])
         for pair, image in self._named_pairs(atoms):
             rows.add(pair, image, sigma, group=group)
+
+    def _same(self, numbers, atoms, before: int) -> None:
+        """SADI for each distance 1,2 and 1,3 among the atoms named, and that of the atoms behind."""
+        named = [i for i, _ in atoms if self.heavy[i]]
+        behind = [i for i in range(before, len(self.heavy)) if self.heavy[i]][: len(named)]
+        if len(named) < 2 or len(behind) < len(named):
+            raise ValueError(f"{len(behind)} atoms follow it and it names {len(named)}")
+        if set(named) & set(behind):
+            raise ValueError("atoms that it names follow it")
+        other = dict(zip(named, behind, strict=True))
+        near = {i: {bond.j for bond in self.bonds[i] if bond.rt_mx.is_unit_mx()} & set(named) for i in named}
+        first = {(i, j) for i in named for j in near[i] if i < j}
+        second = {(j, k) for i in named for j in near[i] for k in near[i] if j < k} - first
+        s1 = numbers[0] if numbers else self.defaults[0]
+        s2 = numbers[1] if len(numbers) > 1 else 2.0 * s1
+        rows = self.rows["sadi"]
+        for pairs, sigma in ((first, s1), (second, s2)):
+            for i, j in sorted(pairs) if sigma else ():
+                group = rows.next_group()
+                for pair in ((i, j), (other[i], other[j])):
+                    rows.add(pair, _IDENTITY, _positive(sigma), group=group)
 
     def _flat(self, numbers, atoms) -> None:
         if len(atoms) < 4:

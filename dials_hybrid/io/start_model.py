@@ -35,6 +35,7 @@ logger = logging.getLogger("dials.hybrid_refine.io.start_model")
 
 HYDROGENS = ("auto", "fixed", "riding", "refined")
 _SITE = ("x", "y", "z")
+_LONGEST_REASON = 300  # characters
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,22 @@ def prepare_model(
         raise ValueError(f"hydrogens is one of {', '.join(HYDROGENS)}, not {hydrogens!r}")
     if not isinstance(start, StartModel):
         start = StartModel(start)
+    try:
+        return _prepared(start, adp, ions, hydrogens, refine_occupancies, refine, fix)
+    except (ArithmeticError, RuntimeError) as error:  # of cctbx, on symmetry or distances that cannot be
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+        raise ValueError(f"the start model makes no sense: {reason}") from error
+
+
+def _prepared(
+    start: StartModel,
+    adp: str,
+    ions: str,
+    hydrogens: str,
+    refine_occupancies: bool,
+    refine: Sequence[str],
+    fix: Sequence[str],
+) -> PreparedModel:
     model = start.shelx
     if adp == "auto":
         adp = "as_is" if model else "anisotropic"

@@ -30,7 +30,12 @@ logger = logging.getLogger("dials.hybrid_refine.io.structure")
 
 DEFAULT_U = 0.01  # [A^2], given to atoms whose displacement parameters are missing or not positive
 _MOVED = 0.01  # [A], a larger move onto a special position is worth a message
-_FARTHEST = 1000.0  # fractional coordinates beyond this are a damaged file
+# Numbers beyond these are a damaged file, on which cctbx may calculate for ever.
+_FARTHEST = 1000.0  # fractional coordinate
+_LARGEST_U = 100.0  # [A^2]
+_MOST = 100.0  # occupancy
+_LONGEST_AXIS = 1e4  # [A]
+_LONGEST_REASON = 300  # characters
 _SMALLEST = 1.0  # [A^3] of the cell an atom; the densest crystals have 5
 
 _SITE = slice(0, 3)
@@ -78,7 +83,7 @@ def read_model(filename: str | Path, min_distance_sym_equiv: float = 0.5) -> Sta
         model = StartModel(found.structure, found) if isinstance(found, ShelxModel) else StartModel(found)
         _check(model.structure)
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
         # iotbx explains some faults; on other damaged files its parsers just fall over.
         if not isinstance(error, (ValueError, RuntimeError, Sorry)):
             reason = f"it is damaged or of an unknown kind ({type(error).__name__} {reason})"
@@ -173,14 +178,26 @@ def _check(structure: xray.structure) -> None:
         raise ValueError("no space group")
     if structure.scatterers().size() == 0:
         raise ValueError("no atoms")
+    lengths = structure.unit_cell().parameters()[:3]
+    if not 0.1 < min(lengths) <= max(lengths) < _LONGEST_AXIS:
+        raise ValueError(f"a cell of {' by '.join(f'{length:.4g}' for length in lengths)} A")
     for scatterer in structure.scatterers():
+        site, u = max(map(abs, scatterer.site)), _largest_u(structure, scatterer)
         numbers = (*scatterer.site, scatterer.u_iso, *scatterer.u_star, scatterer.occupancy)
-        if not all(map(math.isfinite, numbers)) or max(map(abs, scatterer.site)) > _FARTHEST:
+        usable = site <= _FARTHEST and u <= _LARGEST_U and abs(scatterer.occupancy) <= _MOST
+        if not (usable and all(map(math.isfinite, numbers))):
             raise ValueError(f"atom {scatterer.label} has parameters that are not usable numbers")
     atoms = sum(s.occupancy * s.multiplicity() for s in structure.scatterers())
     volume = structure.unit_cell().volume()
     if volume < _SMALLEST * atoms:
         raise ValueError(f"a cell of {volume:.4g} A^3 is too small for its {atoms:.4g} atoms")
+
+
+def _largest_u(structure: xray.structure, scatterer) -> float:
+    """[A^2]"""
+    if scatterer.flags.use_u_aniso():
+        return max(map(abs, adptbx.u_star_as_u_cart(structure.unit_cell(), scatterer.u_star)))
+    return abs(scatterer.u_iso)
 
 
 def _report_moved_sites(structure: xray.structure, sites: flex.vec3_double) -> None:
@@ -209,8 +226,8 @@ def prepare_structure(
         structure: Left as it is.
         adp: Displacement parameters of the atoms other than hydrogen: "anisotropic", "isotropic"
             or "as_is". Hydrogen atoms are isotropic unless "as_is".
-        ions: What to do about charged scattering types, for which there are no electron
-            scattering factors: "refuse", or take the "neutral" atom.
+        ions: What to do about charged scattering types: "refuse", take the "neutral" atom, or keep them
+            for scattering factors that are "ionic".
         hydrogens: "fixed", or "refined" like any other atom.
         refine_occupancies: Refine all occupancies.
 
@@ -219,7 +236,7 @@ def prepare_structure(
             is empty or has values that are not numbers.
     """
     _check_choice("adp", adp, ("anisotropic", "isotropic", "as_is"))
-    _check_choice("ions", ions, ("refuse", "neutral"))
+    _check_choice("ions", ions, ("refuse", "neutral", "ionic"))
     _check_choice("hydrogens", hydrogens, ("fixed", "refined"))
     _check(structure)
     prepared = structure.deep_copy_scatterers()
@@ -228,8 +245,20 @@ def prepare_structure(
     _reset_bad_displacements(prepared)
     _convert_displacements(prepared, adp)
     _set_refinement_flags(prepared, hydrogens, refine_occupancies)
-    prepared.scattering_type_registry(table="electron")
+    _register(prepared)
     return prepared
+
+
+def _register(structure: xray.structure):
+    """Give all atoms the electron scattering factors of the neutral ones, which cctbx has."""
+    types = set(structure.scatterers().extract_scattering_types())
+    of_ions = {
+        name: e_scattering.ito_vol_c_2011_table_4_3_2_2_entry_as_gaussian(label=_element(name)[0])
+        for name in types
+        if name[-1] in "+-"
+    }
+    structure.discard_scattering_type_registry()
+    return structure.scattering_type_registry(custom_dict=of_ions, table="electron")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -249,12 +278,13 @@ def _set_elements(structure: xray.structure, ions: str) -> None:
             )
         if charged and ions == "refuse":
             raise ValueError(
-                f"atom {scatterer.label} is the ion {scatterer.scattering_type}, for which there "
-                "are no electron scattering factors: structure.ions=neutral takes the neutral atom"
+                f"atom {scatterer.label} is the ion {scatterer.scattering_type}: structure.ions=neutral "
+                "takes the scattering factor of the neutral atom, structure.ions=ionic that of the ion"
             )
-        if charged:
+        if charged and ions == "neutral":
             neutralised.add(scatterer.scattering_type)
-        scatterer.scattering_type = element
+        sign = re.sub(r"[^0-9+-]", "", scatterer.scattering_type) if charged and ions == "ionic" else ""
+        scatterer.scattering_type = element + sign
         scatterer.fp = scatterer.fdp = 0  # X-ray dispersion
     structure.discard_scattering_type_registry()
     if neutralised:
@@ -339,9 +369,12 @@ def _join(labels) -> str:
 
 
 def atomic_model(structure: xray.structure) -> AtomicModel:
-    """The tensors (float64) of a structure that `prepare_structure` has made ready."""
+    """The tensors (float64) of a structure that `prepare_structure` has made ready.
+
+    Ions have the form factors of neutral atoms: `bloch.form_factors` has their own.
+    """
     scatterers = structure.scatterers()
-    registry = structure.scattering_type_registry(table="electron")
+    registry = _register(structure)
     gaussians = registry.unique_gaussians_as_list()
     operations = structure.space_group().all_ops()
     return AtomicModel(

@@ -9,7 +9,7 @@ import torch
 import iotbx.cif
 from cctbx import adptbx, sgtbx, xray
 
-from dials_hybrid.io.cif import SCATTERING_SOURCE, refinement_items, structure_cif_block, write_cif
+from dials_hybrid.io.cif import SCATTERING_SOURCES, refinement_items, structure_cif_block, write_cif
 from dials_hybrid.io.constraints import constraints
 from dials_hybrid.io.structure import atomic_model, prepare_structure, read_structure, updated_structure
 
@@ -167,7 +167,7 @@ def test_source_of_the_scattering_factors(adp):
     found = constraints(structure)
     block = structure_cif_block(structure, correlated(found.names), found)
     assert list(block["_atom_type_symbol"]) == ["C", "H"]
-    assert list(block["_atom_type_scat_source"]) == [SCATTERING_SOURCE] * 2
+    assert list(block["_atom_type_scat_source"]) == [SCATTERING_SOURCES["peng"]] * 2
     assert "Cromer_Mann" not in str(block)
 
 

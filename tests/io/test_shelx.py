@@ -229,9 +229,10 @@ def test_polar_axes_are_still_known(model):
 def test_instructions_that_are_not_followed_are_named(model, caplog):
     logger = logging.getLogger("dials.hybrid_refine.io.shelx")
     logger.addHandler(caplog.handler)
-    model(alcohol("HFIX 43 C1\nSAME C1 C2\nTWIN\n"))
+    model(alcohol("HFIX 43 C1\nSUMP 1 0.01 1 2 1 3\nTWIN\n"))
     logger.removeHandler(caplog.handler)
-    assert "not followed: HFIX, SAME, TWIN" in caplog.text
+    assert "not followed: HFIX, SUMP, TWIN" in caplog.text
+    assert "HFIX is not followed: hydrogen atoms must be in the file" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -203,3 +203,22 @@ def test_derivatives_reach_the_independent_parameters(prepared):
         for h in (-1e-6, 1e-6)
     ]
     torch.testing.assert_close(by_x @ direction, (values[1] - values[0]) / 2e-6, rtol=1e-6, atol=1e-4)
+
+
+def test_same_is_sadi_of_bonds_and_further_neighbours(prepared):
+    same = ATOMS.replace("\nC4 ", "\nSAME 0.02 0.05 C1 > C3\nC4 ")
+    explicit = "SADI 0.02 C1 C2 C4 C5\nSADI 0.02 C2 C3 C5 C6\nSADI 0.05 C1 C3 C4 C6\n"
+    one, other = prepared("", same).restraints.sadi, prepared(explicit).restraints.sadi
+    for name in ("atoms", "sigma", "group", "rotation", "translation"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    one = prepared("", same.replace("0.02 0.05 ", "")).restraints.sadi
+    assert one.sigma.tolist() == pytest.approx([0.02] * 4 + [0.04] * 2)
+
+
+@pytest.mark.parametrize(
+    "before, names, message",
+    [("C9", "C1 > C6", "2 atoms follow it and it names 6"), ("C4", "C1 C4", "atoms that it names follow it")],
+)
+def test_same_needs_another_group_behind_it(prepared, before, names, message):
+    with pytest.raises(ValueError, match=f"SAME cannot be understood .*{message}"):
+        prepared("", ATOMS.replace(f"\n{before} ", f"\nSAME {names}\n{before} "))

@@ -308,6 +308,11 @@ def test_ions(ion, element, warnings):
     neutral = prepare_structure(ionic, ions="neutral")
     assert neutral.scatterers()[0].scattering_type == element
     assert f"neutral atoms stand in for {ion}" in warnings.text
+    kept = prepare_structure(ionic, ions="ionic")
+    assert kept.scatterers()[0].scattering_type == ion
+    atoms, expected = atomic_model(kept), atomic_model(neutral)
+    assert atoms.elements == (ion,)
+    assert torch.equal(atoms.form_factor_a, expected.form_factor_a)  # until bloch.form_factors
 
 
 @pytest.mark.parametrize(

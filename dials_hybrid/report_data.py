@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -12,16 +13,15 @@ from cctbx import adptbx
 from cctbx.eltbx import covalent_radii
 
 from dials_hybrid.refine.bins import d_spacings
-from dials_hybrid.refine.figures import refined_parameters
 from dials_hybrid.refine.protocol import Outcome
-from dials_hybrid.report.data import Curve, Distribution, Reflections, ReportData, Structure
+from dials_hybrid.report.data import Curve, Distribution, Reflections, ReportData, Structure, Table
 from dials_hybrid.result import Result, cif_block
 
 _POINTS = 41  # of scan angle, for the distribution of thickness
-_CURVE_POINTS = 201  # of a curve against scan angle: frames have steps
+_CURVE_POINTS = 201  # of a tilt against scan angle: frames have steps
 _TILTS = ("across the rotation axis", "about the rotation axis")
-_LARGEST_CORRELATIONS = 20
-_ATOM_COLUMNS = {
+# Of the loops of the CIF: its names and those of the report.
+_ATOMS = {
     "label": "atom",
     "fract_x": "x",
     "fract_y": "y",
@@ -29,23 +29,31 @@ _ATOM_COLUMNS = {
     "U_iso_or_equiv": "U_eq [Å²]",
     "occupancy": "occupancy",
 }
+_U_IJ = ("11", "22", "33", "12", "13", "23")
+_DISPLACEMENTS = {"label": "atom", **{f"U_{ij}": f"U_{ij} [Å²]" for ij in _U_IJ}}
+_BONDS = {
+    "atom_site_label_1": "atom",
+    "atom_site_label_2": "with",
+    "distance": "distance [Å]",
+    "site_symmetry_2": "symmetry",
+}
 
 
 def report_data(result: Result) -> ReportData:
     """What the report of this refinement shows."""
-    outcome = result.outcome
-    parameters = _parameters(outcome)
+    outcome, block = result.outcome, cif_block(result)
     return ReportData(
         title=_title(result.xray_structure),
         summary=result.summary,
         reflections=_reflections(outcome),
         distributions=_distributions(outcome),
         tilts=_tilts(outcome),
-        scales=_scales(outcome),
+        scales=_scales(result.summary["scale"]),
         structure=_structure(result.xray_structure),
-        atoms=_atoms(result),
-        parameters=[(name, value, uncertainty) for name, _, value, uncertainty in parameters],
-        correlations=_correlations(outcome, [(name, index) for name, index, _, _ in parameters]),
+        cell=_cell(block),
+        atoms=_loop(block, "_atom_site", _ATOMS),
+        displacements=_loop(block, "_atom_site_aniso", _DISPLACEMENTS),
+        bonds=_loop(block, "_geom_bond", _BONDS),
     )
 
 
@@ -116,11 +124,13 @@ def _tilts(outcome: Outcome) -> list[Curve]:
     return result
 
 
-def _scales(outcome: Outcome) -> list[Curve]:
-    hybrid = outcome.hybrid
-    observations, scale = hybrid.dataset.observations, outcome.fit.evaluation.scale
-    uncertainty = scale * _uncertainty(outcome, "scale", hybrid.scale.design_matrix)
-    return _curves("scale", observations.crystal, observations.angle, scale, uncertainty)
+def _scales(scale: list[dict]) -> list[Curve]:
+    curves = []
+    for crystal in sorted({point["crystal"] for point in scale}):
+        points = [point for point in scale if point["crystal"] == crystal]
+        columns = (np.array([point[key] for point in points]) for key in ("angle", "value", "su"))
+        curves.append(Curve("scale", crystal, *columns))
+    return curves
 
 
 def _uncertainty(outcome: Outcome, block: str, design: Tensor) -> Tensor:
@@ -166,50 +176,21 @@ def _u_cart(scatterer, cell) -> np.ndarray:
     return np.array([[u11, u12, u13], [u12, u22, u23], [u13, u23, u33]])
 
 
-def _atoms(result: Result) -> tuple[list[str], list[list[str]]]:
-    """Sites as they stand in the CIF, s.u.s in brackets."""
-    loop = cif_block(result).get_loop("_atom_site")
-    columns = [list(loop[f"_atom_site_{name}"]) for name in _ATOM_COLUMNS]
-    return list(_ATOM_COLUMNS.values()), [list(row) for row in zip(*columns, strict=True)]
+def _cell(block) -> str:
+    """The cell as it stands in the CIF, without the zeros of what has no s.u."""
+
+    def number(name: str) -> str:
+        text = block[f"_cell_{name}"]
+        return text if "(" in text else f"{float(text):g}"
+
+    lengths = ", ".join(f"{name} = {number(f'length_{name}')}" for name in "abc")
+    greek = {"α": "alpha", "β": "beta", "γ": "gamma"}
+    angles = ", ".join(f"{letter} = {number(f'angle_{name}')}°" for letter, name in greek.items())
+    return f"{lengths} Å; {angles}"
 
 
-def _parameters(outcome: Outcome) -> list[tuple[str, int, float, float]]:
-    """Name, place in the parameter vector, value and s.u.; the weights of a network mean nothing alone."""
-    hybrid = outcome.hybrid
-    uncertainty = outcome.fit.covariance.diagonal().clamp(min=0.0).sqrt()
-    rows = [(name, i, value, su) for i, (name, value, su) in enumerate(refined_parameters(outcome))]
-    start = len(rows)
-    for name, parameter in hybrid.named_parameters():
-        if name == "crystal.shifts":
-            continue
-        if parameter.numel() and not _of_network(name):
-            for place, value in zip(np.ndindex(*parameter.shape), parameter.flatten().tolist(), strict=True):
-                index = start + int(np.ravel_multi_index(place, parameter.shape)) if place else start
-                rows.append((_readable(name, place), index, value, float(uncertainty[index])))
-        start += parameter.numel()
-    return rows
-
-
-def _of_network(name: str) -> bool:
-    return any(part in name.split(".") for part in ("hidden", "output"))
-
-
-def _readable(name: str, place: tuple[int, ...]) -> str:
-    """ "scale.log_scale" at (0, 2) is "log scale 1, 3": crystal 1, coefficient 3."""
-    module, *crystal, leaf = name.split(".")
-    words = leaf if module in leaf else f"{module} {leaf}"
-    numbers = ", ".join(str(int(index) + 1) for index in (*crystal, *place))
-    return f"{words.replace('_', ' ')} {numbers}"
-
-
-def _correlations(outcome: Outcome, named: list[tuple[str, int]]) -> list[tuple[str, str, float]]:
-    places = [index for _, index in named]
-    covariance = _array(outcome.fit.covariance)[np.ix_(places, places)]
-    deviation = np.sqrt(covariance.diagonal().clip(min=0.0))
-    known = np.outer(deviation, deviation)
-    matrix = np.divide(covariance, known, out=np.zeros_like(covariance), where=known > 0.0)
-    first, second = np.triu_indices(len(places), k=1)
-    order = np.argsort(-abs(matrix[first, second]), kind="stable")[:_LARGEST_CORRELATIONS]
-    return [
-        (named[first[k]][0], named[second[k]][0], float(matrix[first[k], second[k]])) for k in order.tolist()
-    ]
+def _loop(block, name: str, columns: Mapping[str, str]) -> Table:
+    """Rows of a loop as they stand in the CIF, s.u.s in brackets; none where there is no such loop."""
+    loop = block.get_loop(name)
+    values = [list(loop[f"{name}_{column}"]) for column in columns] if loop else []
+    return list(columns.values()), [list(row) for row in zip(*values, strict=True)]

@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is loaded, see com
 import logging
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from dials_hybrid.program import check_output, is_first_rank, local_device, one_sentence
 
@@ -86,8 +86,10 @@ def _refine(filename: str, values: dict) -> None:
 
     from dials_hybrid.machine import check_device, of_this_machine, versions
     from dials_hybrid.problem import read_problem, write_result
-    from dials_hybrid.refine.figures import figures, refined_parameters, thickness_result
+    from dials_hybrid.refine.figures import check_free, figures, thickness_result
     from dials_hybrid.refine.finished import Finished
+    from dials_hybrid.refine.hints import hints
+    from dials_hybrid.refine.parameters import refined_parameters
     from dials_hybrid.report import tables
     from dials_hybrid.running import run_protocol
 
@@ -108,12 +110,15 @@ def _refine(filename: str, values: dict) -> None:
     summary = figures(outcome, thickness_result(outcome))
     logger.info("\n" + tables.parameter_table(refined_parameters(outcome)))
     logger.info(tables.summary_table({**summary, "seconds": seconds}))
+    found = hints({**summary, "settings": asdict(settings)}, problem.inputs.measurement.runs)
+    logger.info(tables.hint_list([asdict(hint) for hint in found]))
     if is_first_rank():
         finished = Finished.of(
             outcome, settings=settings, seconds=seconds, versions=versions(), figures=summary
         )
         write_result(values["output.result"], finished)
     logger.info(f"Saved the result to {values['output.result']}")
+    check_free(summary)
 
 
 if __name__ == "__main__":

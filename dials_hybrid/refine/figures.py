@@ -1,4 +1,4 @@
-"""The figures of a finished refinement: R values, thickness against scan angle, parameters."""
+"""The figures of a finished refinement: R values, thickness and scale against scan angle, parameters."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from dials_hybrid.data import Dataset
 from dials_hybrid.refine.bins import angular_ranges, d_spacings, intensity_groups, resolution_shells
 from dials_hybrid.refine.free_set import unique_reflections
 from dials_hybrid.refine.outliers import goodness_of_input_sigmas, outliers
+from dials_hybrid.refine.parameters import all_parameters, displacements, largest_correlations
 from dials_hybrid.refine.protocol import Outcome
-from dials_hybrid.refine.rvalues import RValues, merged, r_values
+from dials_hybrid.refine.rvalues import RValues, merged, observed, r_values
 from dials_hybrid.refine.thickness_curve import thickness_in_uncertainties, thickness_moments
 
 _CURVE_POINTS = 41  # of the thickness against scan angle, for each crystal
+_SCALE_POINTS = 201  # of the scale, which has steps between virtual frames
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,16 @@ def thickness_result(outcome: Outcome) -> ThicknessResult:
     )
 
 
+def check_free(figures: dict) -> None:
+    """Raise ValueError if refining the structure made R1_free worse, after the results were written."""
+    if figures["r1_free_rose"]:
+        before, after = figures["r1_free_rose"]
+        raise ValueError(
+            f"R1_free rose from {before:.1%} to {after:.1%} when the structure was refined: what was written "
+            "is the model before; try structure.adp=isotropic, restraints or more data"
+        )
+
+
 def figures(outcome: Outcome, thickness: ThicknessResult) -> dict:
     """The R values and counts of the JSON summary."""
     hybrid, fit = outcome.hybrid, outcome.fit
@@ -66,12 +78,15 @@ def figures(outcome: Outcome, thickness: ThicknessResult) -> dict:
     of_merged = r_values(*merged(group, i / scale, sigma / scale, calculated / scale))
     ranges = angular_ranges(observations, calculated)
     d = d_spacings(observations.hkl, hybrid.crystal.start.cell.cpu())
+    parameters = all_parameters(outcome)
     return {
         **_pooled(pooled),
         "r1_free": held_out.r1_obs,
+        "r1_free_rose": outcome.rose,
         "merged_r1_obs": of_merged.r1_obs,
         "merged_r1_all": of_merged.r1_all,
-        "mean_of_ranges_r1_obs": float(torch.tensor([part["r1_obs"] for part in ranges]).nanmean()),
+        "mean_of_ranges_r1_obs": _mean(ranges, "r1_obs"),
+        "mean_of_ranges_r1_obs_own_scales": _mean(ranges, "r1_obs_own_scale"),
         "resolution_shells": resolution_shells(d, i, sigma, calculated),
         "angular_ranges": ranges,
         "intensity_groups": intensity_groups(i, sigma, calculated),
@@ -79,6 +94,7 @@ def figures(outcome: Outcome, thickness: ThicknessResult) -> dict:
         "n_used": len(observations),
         "n_observed": pooled.n_observed,
         "n_free": int(free.sum()),
+        "n_free_unique": len(group[free & observed(i, sigma)].unique()),
         "rejected": dict(dataset.rejected),
         "n_parameters": len(hybrid.vector()),
         "n_parameters_effective": fit.n_parameters,
@@ -93,12 +109,42 @@ def figures(outcome: Outcome, thickness: ThicknessResult) -> dict:
         "thickness_comparison": [asdict(candidate) for candidate in outcome.state.comparison],
         "thickness_in_uncertainties": thickness_in_uncertainties(hybrid, fit),
         "mosaic_spread": _mosaic(hybrid),
+        "absorption": _absorption(outcome),
         "tilts": [list(map(float, row)) for row in hybrid.orientation.tilt.detach().cpu()],
+        "scale": scale_curve(outcome),
         "wavelength": dataset.wavelength,
         "absolute_structure": outcome.hands and outcome.hands.as_dict(),
         "scan": asdict(outcome.state.scan),
         "history": [asdict(cycle) for cycle in outcome.state.history],
+        "parameters": [asdict(parameter) for parameter in parameters],
+        "correlations": largest_correlations(outcome, parameters),
+        "displacements": displacements(hybrid.crystal.atoms().to("cpu")),
     }
+
+
+def scale_curve(outcome: Outcome) -> list[dict]:
+    """Scale of some observations of each crystal, in the order of their scan angles [degree], and its s.u."""
+    hybrid, scale = outcome.hybrid, outcome.fit.evaluation.scale
+    observations, design = hybrid.dataset.observations, hybrid.scale.design_matrix
+    part = hybrid.slices()["scale"]
+    variance = ((design @ outcome.fit.covariance[part, part]) * design).sum(1)  # of the logarithm
+    uncertainty = scale * variance.clamp(min=0.0).sqrt()
+    curve = []
+    for crystal in range(hybrid.dataset.steps.n_crystals):
+        own = (observations.crystal == crystal).nonzero().flatten()
+        own = own[observations.angle[own].argsort()]
+        own = own[torch.linspace(0, len(own) - 1, min(_SCALE_POINTS, len(own))).long()]
+        columns = (values[own].tolist() for values in (observations.angle, scale, uncertainty))
+        curve += [
+            {"crystal": crystal, "angle": angle, "value": value, "su": su}
+            for angle, value, su in zip(*columns, strict=True)
+        ]
+    return curve
+
+
+def _mean(parts: list[dict], name: str) -> float:
+    """Of those that have a number."""
+    return float(torch.tensor([part[name] for part in parts]).nanmean())
 
 
 def _pooled(values: RValues) -> dict:
@@ -112,12 +158,12 @@ def _mosaic(hybrid) -> list[float] | None:
     return hybrid.orientation.mosaic.detach().abs().tolist()
 
 
-def refined_parameters(outcome: Outcome) -> list[tuple[str, float, float]]:
-    """Name, value and standard uncertainty of each independent parameter of the structure."""
+def _absorption(outcome: Outcome) -> dict | None:
+    """The factor on the absorptive potential, with its s.u. where it was refined."""
     crystal = outcome.hybrid.crystal
-    part = outcome.hybrid.slices()["crystal"]
-    uncertainty = torch.diagonal(outcome.fit.covariance)[part].clamp(min=0.0).sqrt()
-    values = crystal.atoms().parameters.flatten()
-    # the column of the parameter table that gives each independent parameter its name
-    column = (crystal.jacobian - 1.0).abs().lt(1e-8).long().argmax(1)
-    return list(zip(crystal.names, values[column].tolist(), uncertainty.tolist(), strict=True))
+    if not crystal.absorption:
+        return None
+    place = outcome.hybrid.structure.stop
+    refined = len(crystal.absorption_factor) > 0
+    uncertainty = float(outcome.fit.covariance[place, place].clamp(min=0.0).sqrt()) if refined else None
+    return {"factor": crystal.absorption, "su": uncertainty}

@@ -33,12 +33,12 @@ class Finished:
 
     @classmethod
     def of(cls, outcome: Outcome, **others) -> Finished:
-        """What `outcome` holds, without the sums over rocking steps and the Jacobian."""
+        """What `outcome` holds, without the sums over rocking steps."""
         evaluation = outcome.fit.evaluation
         sums = RockingSums(evaluation.sums.intensity[:0])
         return cls(
             state=outcome.state,
-            fit=replace(outcome.fit, evaluation=replace(evaluation, sums=sums, jacobian=None)),
+            fit=replace(outcome.fit, evaluation=replace(evaluation, sums=sums)),
             names=outcome.hybrid.crystal.names,
             observations=outcome.hybrid.dataset.observations,
             hands=outcome.hands,
@@ -61,4 +61,6 @@ class Finished:
         """The outcome again, on this machine's CPU; `inputs` are those that were refined."""
         build = Builder(inputs, replace(self.settings, device="cpu", nproc=1), silent)
         dataset = build.dataset(self.state.grid[0], self.settings.mosaic_points)
-        return Outcome(self.state, build.hybrid(dataset, self.state), self.fit, self.hands)
+        rose = self.figures.get("r1_free_rose")
+        hybrid = build.hybrid(dataset, self.state)
+        return Outcome(self.state, hybrid, self.fit, self.hands, tuple(rose) if rose else None)

@@ -19,6 +19,7 @@ def outliers(observations: Observations, fit: Fit) -> list[dict]:
         {
             "row": int(observations.row[i]),
             "hkl": observations.hkl[i].tolist(),
+            "crystal": int(observations.crystal[i]),
             "angle": float(observations.angle[i]),
             "intensity": float(observations.intensity[i]),
             "calculated": float(calculated[i]),

@@ -7,10 +7,33 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dials_hybrid.report.data import Curve, Distribution
-from dials_hybrid.report.traces import axis, band, figure, line, numbers
+from dials_hybrid.report.traces import axis, band, figure, line, numbers, reference
 
 
-def heat_map(distribution: Distribution) -> dict:
+def thickness_distribution(distribution: Distribution) -> dict:
+    """p(t): a curve where it is the same all along the scan, else a map."""
+    changes = np.ptp(distribution.density, axis=0).max() > 1e-6 * distribution.density.max()
+    return _map(distribution) if changes else _curve(distribution)
+
+
+def _curve(distribution: Distribution) -> dict:
+    density = 1000.0 * distribution.density[0].clip(min=0.0)
+    hover = "%{x:.0f} Å<br>p %{y:.3f} / 1000 Å"
+    p = line("p", distribution.thickness, density, 0, hovertemplate=hover, showlegend=False)
+    mean = float(density @ distribution.thickness / density.sum())
+    top = float(density.max())
+    return figure(
+        f"thickness-map-{distribution.crystal + 1}",
+        "crystal",
+        f"Thickness distribution, crystal {distribution.crystal + 1}",
+        "Part of the illuminated area at each thickness, the same all along the scan; dashed: the mean.",
+        [reference([mean, mean], [0.0, top], "mean"), p],
+        xaxis=axis("thickness [Å]", rangemode="tozero"),
+        yaxis=axis("p [1/1000 Å]", rangemode="tozero"),
+    )
+
+
+def _map(distribution: Distribution) -> dict:
     """p(t) against the scan angle, with the mean."""
     density = distribution.density.clip(min=0.0)
     mean = density @ distribution.thickness / density.sum(1)

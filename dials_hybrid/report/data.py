@@ -58,12 +58,15 @@ class Structure:
     translations: np.ndarray  # (S, 3)
 
 
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # headings, rows
+
+
 @dataclass(frozen=True)
 class ReportData:
     """All of it.
 
-    `summary` is what output.json holds; `atoms` are rows of text, as they stand in the CIF, under
-    their headings.
+    `summary` is what output.json holds; atoms, displacements and bonds are headings and rows of text, as
+    they stand in the CIF.
     """
 
     title: str
@@ -73,6 +76,7 @@ class ReportData:
     tilts: Sequence[Curve]  # [degree]
     scales: Sequence[Curve]
     structure: Structure
-    atoms: tuple[Sequence[str], Sequence[Sequence[str]]]
-    parameters: Sequence[tuple[str, float, float]]  # name, value, s.u.
-    correlations: Sequence[tuple[str, str, float]]  # the largest ones
+    cell: str
+    atoms: Table
+    displacements: Table
+    bonds: Table

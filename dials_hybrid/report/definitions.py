@@ -27,8 +27,9 @@ DEFINITIONS = {
         "error model describes the residuals."
     ),
     "Hand": (
-        "The enantiomorph that fits better, where the space group leaves a choice. z-score: of N reflections "
-        "k fit it better than the other hand, z = (2k − N)/√N."
+        "The enantiomorph that fits better, where the space group leaves a choice, and R1 (I > 3σ) of the "
+        "other one. z-score: of N reflections k fit it better than the other hand, z = (2k − N)/√(N − w); w "
+        "is the number of reflections that noise decides (Klar et al. 2023)."
     ),
     "ln L behind the best": (
         "Each model is fitted to four fifths of the reflections and judged by the likelihood L of the "
@@ -39,6 +40,7 @@ DEFINITIONS = {
     "Thickness": "Mean of the thickness distribution p(t) along the beam, over all observations.",
     "Time": "Wall-clock time of the program; of a run that was resumed, since then.",
     "Mosaic spread": "Standard deviation of the tilts of the crystal's blocks.",
+    "Absorption": "Factor on the absorptive potential of thermal diffuse scattering; its s.u. if refined.",
     "K": "Mean I_obs / mean I_calc of a group of reflections.",
     "Δ/σ": (
         "(I_calc − I_obs)/σ′ with σ′ of the error model: σ′² = (kσ)² + (2aP)² + b², "

@@ -20,20 +20,11 @@ def amplitudes(reflections: Reflections) -> dict:
     f_c = np.sqrt(reflections.calculated.clip(min=0.0))
     top = float(max(f_o.max(), f_c.max()))
     traces = [reference([0.0, top], [0.0, top], subscripts("F_obs = F_calc"))]
+    hover = subscripts("%{text}<br>F_obs %{y:.4g}, F_calc %{x:.4g}")
     for index, (name, free) in enumerate((("work", False), ("free", True))):
         own = shown & (reflections.free == free)
         if own.any():
-            text = [
-                f"{h} {k} {l}<br>{d:.2f} Å, {angle:.1f}°<br>Δ/σ {r:.1f}"
-                for (h, k, l), d, angle, r in zip(  # noqa: E741
-                    reflections.hkl[own].tolist(),
-                    reflections.d[own],
-                    reflections.angle[own],
-                    reflections.residual[own],
-                    strict=True,
-                )
-            ]
-            hover = subscripts("%{text}<br>F_obs %{y:.4g}, F_calc %{x:.4g}")
+            text = _names(reflections, own)
             traces.append(points(name, f_c[own], f_o[own], index, text=text, hovertemplate=hover))
     note = "Negative intensities count as F = 0. The line is perfect agreement."
     if not shown.all():
@@ -41,6 +32,41 @@ def amplitudes(reflections: Reflections) -> dict:
     return figure(
         "amplitudes", "fit", "F_obs against F_calc", note, traces, xaxis=axis("F_calc"), yaxis=axis("F_obs")
     )
+
+
+def residuals_by_angle(reflections: Reflections) -> dict:
+    """Residuals against the scan angle, crystal by crystal."""
+    shown = _shown(reflections.residual)
+    crystals = np.unique(reflections.crystal)
+    traces = []
+    for index, crystal in enumerate(crystals):
+        own = shown & (reflections.crystal == crystal)
+        if own.any():
+            x, y, name = reflections.angle[own], reflections.residual[own], f"crystal {crystal + 1}"
+            text = _names(reflections, own)
+            traces.append(points(name, x, y, index, text=text, hovertemplate="%{text}<extra></extra>"))
+    limits = [float(reflections.angle.min()), float(reflections.angle.max())]
+    zero = {**reference(limits, [0.0, 0.0], "none"), "showlegend": False}
+    note = "Bad images are columns of large residuals. Above zero the calculated intensity is too large."
+    return figure(
+        "residuals-angle",
+        "fit",
+        "Residuals by scan angle",
+        note,
+        [zero, *traces],
+        xaxis=axis("scan angle [°]"),
+        yaxis=axis("Δ/σ"),
+    )
+
+
+def _names(reflections: Reflections, own: np.ndarray) -> list[str]:
+    """What is shown when the mouse rests on a reflection."""
+    columns = (reflections.hkl.tolist(), reflections.d, reflections.angle, reflections.residual)
+    chosen = ([column[i] for i in np.flatnonzero(own)] for column in columns)
+    return [
+        f"{h} {k} {l}<br>{d:.2f} Å, {angle:.1f}°<br>Δ/σ {r:.1f}"
+        for (h, k, l), d, angle, r in zip(*chosen, strict=True)  # noqa: E741
+    ]
 
 
 def _shown(residual: np.ndarray) -> np.ndarray:

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dials_hybrid.report.crystal_plots import heat_map, scales, thickness_curve, thickness_scan, tilts
+from dials_hybrid.report.crystal_plots import (
+    scales,
+    thickness_curve,
+    thickness_distribution,
+    thickness_scan,
+    tilts,
+)
 from dials_hybrid.report.data import ReportData
 from dials_hybrid.report.fit_plots import (
     amplitudes,
@@ -14,6 +20,7 @@ from dials_hybrid.report.fit_plots import (
     by_intensity,
     by_resolution,
     normal_probability,
+    residuals_by_angle,
 )
 from dials_hybrid.report.traces import axis, figure, line, literal, percent, subscripts
 
@@ -26,8 +33,9 @@ def plots(data: ReportData) -> list[dict]:
         by_resolution(summary["resolution_shells"]),
         by_angle(summary["angular_ranges"]),
         by_intensity(summary["intensity_groups"]),
+        residuals_by_angle(reflections),
         normal_probability(reflections),
-        *(heat_map(distribution) for distribution in data.distributions),
+        *(thickness_distribution(distribution) for distribution in data.distributions),
         thickness_curve(summary["thickness"]["curve"]),
         thickness_scan(summary["scan"]),
         tilts(data.tilts),

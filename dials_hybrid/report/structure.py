@@ -31,12 +31,13 @@ _COLOURS = {
 def drawing(structure: Structure) -> dict:
     """Atoms, bonds and cell edges, centred, for `structure.js`.
 
-    The unit cell, or the asymmetric unit where that would be crowded, and the atoms bonded to it. Each
-    atom has its position and the three half axes of its 50 % ellipsoid, cartesian [A].
+    The unit cell, or the asymmetric unit where that would be crowded or break molecules (there is carbon),
+    and the atoms bonded to it. Each atom has its position and the three half axes of its 50 % ellipsoid,
+    cartesian [A]. In an asymmetric unit atoms other than hydrogen are named.
     """
     to_cartesian, elements = structure.orthogonalisation, np.array(structure.elements)
     images = [_images(structure, i) for i in range(len(elements))]
-    is_cell = sum(len(sites) for sites, _ in images) <= _MOST_IN_CELL
+    is_cell = "C" not in elements and sum(len(sites) for sites, _ in images) <= _MOST_IN_CELL
     if not is_cell:
         images = [(site[None], np.eye(3)[None]) for site in structure.sites]
     atom, sites, rotation = _with_neighbours(structure, images)
@@ -47,6 +48,9 @@ def drawing(structure: Structure) -> dict:
     edges = [(a, b) for a, b in combinations(range(8), 2) if np.count_nonzero(corners[a] != corners[b]) == 1]
     corners = corners @ to_cartesian.T
     centre = corners.mean(0) if is_cell else positions.mean(0)
+    if not is_cell:
+        face = _face(positions - centre)
+        positions, axes, centre = positions @ face.T, axes @ face.T, face @ centre
     colours = _colours(structure.elements)
     return {
         "atoms": [
@@ -55,6 +59,7 @@ def drawing(structure: Structure) -> dict:
                 "position": np.round(positions[k] - centre, 4).tolist(),
                 "axes": np.round(axes[k], 4).tolist(),
                 "positive": bool(positive[k]),
+                "named": not is_cell and k < len(elements) and elements[i] != "H",
                 "colour": colours[structure.elements[i]],
             }
             for k, i in enumerate(atom)
@@ -66,6 +71,12 @@ def drawing(structure: Structure) -> dict:
         "cell": [np.round(corners[list(edge)] - centre, 4).tolist() for edge in edges] if is_cell else [],
         "elements": colours,
     }
+
+
+def _face(positions: np.ndarray) -> np.ndarray:
+    """The rotation (3, 3) that shows centred positions (n, 3) from where they are broadest."""
+    axes = np.linalg.svd(positions)[2]
+    return axes * np.sign(np.linalg.det(axes))
 
 
 def _images(structure: Structure, i: int) -> tuple[np.ndarray, np.ndarray]:

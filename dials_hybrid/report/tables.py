@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 
 CYCLE_HEADER = (
     "cycle   R1_obs   R1_all       wR  R1_free      GoF  thickness  shift/s.u.\n"
@@ -46,6 +47,20 @@ def restraint_table(restraints: Sequence[Mapping], longest: int = 20) -> str:
     return summary + "\n\n" + table(listing, headers, ".4f")
 
 
+def effect_table(effects: Sequence[Mapping]) -> str:
+    """What is lost and saved without each option of the physics; the items of `refine.physics.Effect`."""
+    rows = [
+        [
+            f"without {effect['without']}" if effect["without"] else "as refined",
+            f"{100.0 * effect['r1_obs']:.2f}",
+            f"{effect['seconds']:.2f}",
+        ]
+        for effect in effects
+    ]
+    title = "Options of the physics: one left out, the other parameters as refined but for a common scale\n"
+    return title + table(rows, ["", "R1_obs %", "s a calculation"])
+
+
 def scan_table(best: Mapping[str, Sequence[float]], chi_squared: Mapping[str, float]) -> str:
     """The best of each simple thickness model."""
     meaning = {
@@ -54,7 +69,7 @@ def scan_table(best: Mapping[str, Sequence[float]], chi_squared: Mapping[str, fl
         "normal": "normal, mean and width",
         "gamma": "gamma, mean and width",
     }
-    lowest = min(chi_squared.values())
+    lowest = min(chi_squared.values()) or 1.0  # 0: nothing was observed
     rows = [
         [meaning[name], ", ".join(f"{value:.0f}" for value in best[name]), chi_squared[name] / lowest]
         for name in best
@@ -110,10 +125,19 @@ def summary_table(summary: Mapping) -> str:
     rows.append(["parameters", summary["n_parameters"], ""])
     rows.append(["of them effective", f"{summary['n_parameters_effective']:.1f}", ""])
     rows.append(["mean thickness", f"{summary['thickness_mean']:.0f} A", summary["thickness_model"]])
+    if absorption := summary["absorption"]:
+        uncertainty = "" if absorption["su"] is None else f"s.u. {absorption['su']:.2f}"
+        rows.append(["absorption, times theory", f"{absorption['factor']:.2f}", uncertainty])
     for spread in summary["mosaic_spread"] or []:
         rows.append(["mosaic spread", f"{spread:.3f} degree", ""])
     rows.append(["time", f"{summary['seconds']['total']:.0f} s", ""])
     return table(rows)
+
+
+def hint_list(hints: Sequence[Mapping]) -> str:
+    """The sentences of `refine.hints`, one below the other."""
+    lines = [fill(f"* {hint['text']}", 100, subsequent_indent="  ") for hint in hints]
+    return "\n".join(["\nHints", *lines]) if lines else "\nHints: none, nothing is striking"
 
 
 def difference_table(difference: Mapping) -> str:

@@ -64,6 +64,11 @@ def summary() -> dict:
         "merged_r1_obs": 0.0701,
         "merged_r1_all": 0.0899,
         "mean_of_ranges_r1_obs": 0.13,
+        "mean_of_ranges_r1_obs_own_scales": 0.12,
+        "physics": [
+            {"without": "", "r1_obs": 0.08123, "seconds": 0.5},
+            {"without": "absorption", "r1_obs": 0.0834, "seconds": 0.25},
+        ],
         "n_rows": 200,
         "n_used": 150,
         "n_observed": 90,
@@ -76,9 +81,10 @@ def summary() -> dict:
         "thickness_mean": 577.4,
         "thickness_model": "neural",
         "mosaic_spread": [0.0453, 0.05],
+        "absorption": {"factor": 1.236, "su": 0.114},
         "wavelength": 0.02508,
-        "absolute_structure": {"hand": "P 32 2 1", "z_score": 7.31, "r1_obs": 0.08, "r1_obs_other": 0.12},
-        "hints": [HOSTILE],
+        "absolute_structure": {"hand": "P 32 2 1", "z_score_noise_adjusted": 7.31, "r1_obs_other": 0.12},
+        "hints": [{"code": "poor_fit", "text": HOSTILE}],
         "error_model": {"gain": 2.1, "instability": 0.034, "floor": 0.0},
         "goodness_of_input_sigmas": 3.16,
         "thickness_in_uncertainties": 1.07,
@@ -86,11 +92,26 @@ def summary() -> dict:
             {"model": HOSTILE, "n_parameters": 9.0, "r1_obs": 0.0869, "behind": 0.0, "standard_error": 0.0,
              "chosen": True}
         ],
+        "completeness": 0.97,
         "difference_map": {
+            "rms": 0.113,
             "unit": "e/A",
             "peaks": [{"height": 0.4567, "site": (0.1, 0.2, 0.3), "atom": HOSTILE, "distance": 0.71}],
             "holes": [{"height": -0.5, "site": (0.0, 0.0, 0.5), "atom": "O1", "distance": 1.0}],
         },
+        "parameters": [
+            {"name": HOSTILE, "value": 0.470971, "su": 0.000288},
+            {"name": "O1.y", "value": 0.25, "su": 0.0},
+        ],
+        "correlations": [{"first": HOSTILE, "second": "O1.y", "value": -0.81}],
+        "restraints": [
+            {"kind": kind, "labels": labels, "value": value, "target": 1.61, "sigma": 0.01, "in_sigmas": off}
+            for kind, labels, value, off in (
+                ("dfix", ["Si1", "O1"], 1.62, 1.0),
+                ("dfix", ["Si1", HOSTILE], 1.54, -7.0),
+                ("isor", ["O1"], 1.61, 0.0),
+            )
+        ],
         "seconds": {"total": 61.6},
         "settings": {"thickness_model": HOSTILE, "g_max": 1.9806338767},
         "versions": {"torch": HOSTILE},
@@ -128,13 +149,14 @@ def sample() -> ReportData:
         summary=summary(),
         reflections=reflections(),
         distributions=[
-            Distribution(crystal, angle, thickness, np.array([[1.0, 2.0, 1.0, 0.0]] * 3) / 400.0)
-            for crystal in (0, 1)
+            Distribution(0, angle, thickness, np.array([[1.0, 2.0, 1.0, 0.0]] * 3) / 400.0),
+            Distribution(1, angle, thickness, np.array([[1, 2, 1, 0], [0, 2, 2, 0], [0, 1, 2, 1]]) / 400.0),
         ],
         tilts=[Curve("across", 0, angle, 0.01 * angle, np.full(3, 0.02))],
         scales=[Curve("scale", 0, angle, np.array([9.0, 10.0, 11.0]))],
         structure=structure,
+        cell="a = 4.91 Å",
         atoms=(["atom", "x"], [[HOSTILE, "0.4697(3)"]]),
-        parameters=[(HOSTILE, 0.470971, 0.000288), ("O1.y", 0.25, 0.0)],
-        correlations=[(HOSTILE, "O1.y", -0.81)],
+        displacements=(["atom", "U_11 [Å²]"], [[HOSTILE, "0.0142(6)"]]),
+        bonds=(["atom", "with"], []),
     )

@@ -7,15 +7,21 @@ from sample import sample, summary
 from dials_hybrid.report import crystal_plots
 
 
-def test_heat_map_and_its_mean():
-    map_, mean = crystal_plots.heat_map(sample().distributions[1])["data"]
+def test_a_distribution_that_changes_is_a_map_with_its_mean():
+    map_, mean = crystal_plots.thickness_distribution(sample().distributions[1])["data"]
     assert np.shape(map_["z"]) == (4, 3), "a row for each thickness"
     assert np.array(map_["z"])[:, 0] == pytest.approx([2.5, 5.0, 2.5, 0.0])
-    assert mean["y"] == pytest.approx([200.0, 200.0, 200.0])
+    assert mean["y"] == pytest.approx([200.0, 250.0, 300.0])
 
 
-def test_heat_maps_have_names_of_their_own():
-    names = {crystal_plots.heat_map(distribution)["id"] for distribution in sample().distributions}
+def test_a_distribution_that_stays_is_a_curve_with_its_mean():
+    mean, p = crystal_plots.thickness_distribution(sample().distributions[0])["data"]
+    assert (p["x"], p["y"]) == ([100.0, 200.0, 300.0, 400.0], pytest.approx([2.5, 5.0, 2.5, 0.0]))
+    assert mean["x"] == pytest.approx([200.0, 200.0])
+
+
+def test_distributions_have_names_of_their_own():
+    names = {crystal_plots.thickness_distribution(each)["id"] for each in sample().distributions}
     assert len(names) == 2
 
 

@@ -68,3 +68,19 @@ def test_slope_of_the_middle_is_that_of_the_residuals():
     data = reflections(5000)
     data.residual[:] *= 3.0
     assert "(here 3.0)" in fit_plots.normal_probability(data)["note"]
+
+
+def test_residuals_by_angle_are_those_of_each_crystal():
+    data = reflections()
+    figure = fit_plots.residuals_by_angle(data)
+    zero, *crystals = figure["data"]
+    assert set(zero["y"]) == {0.0} and zero["x"] == pytest.approx(
+        [data.angle.min(), data.angle.max()], rel=1e-5
+    )
+    assert [trace["name"] for trace in crystals] == ["crystal 1", "crystal 2"]
+    for number, trace in enumerate(crystals):
+        own = data.crystal == number
+        assert trace["x"] == pytest.approx(data.angle[own], rel=1e-5)
+        assert trace["y"] == pytest.approx(data.residual[own], rel=1e-5)
+    h, k, l = data.hkl[7]  # noqa: E741
+    assert crystals[1]["text"][3] == f"{h} {k} {l}<br>{data.d[7]:.2f} Å, {data.angle[7]:.1f}°<br>Δ/σ -30.0"

@@ -7,7 +7,7 @@ from dials_hybrid.report import plots
 
 def test_every_figure_has_its_own_place_and_explanation():
     figures = plots.plots(sample())
-    assert len({figure["id"] for figure in figures}) == len(figures) == 13
+    assert len({figure["id"] for figure in figures}) == len(figures) == 14
     assert {figure["section"] for figure in figures} == {"fit", "crystal", "cycles"}
     assert all(figure["title"] and figure["note"] for figure in figures)
 
@@ -35,4 +35,4 @@ def test_names_of_stages_which_a_checkpoint_gives_are_no_html():
 def test_without_cycles_there_is_no_figure():
     data = sample()
     data.summary["history"] = []
-    assert len(plots.plots(data)) == 11
+    assert len(plots.plots(data)) == 12

@@ -87,3 +87,35 @@ def test_hydrogens_are_not_bonded_to_one_another():
 def test_unknown_elements_have_colours_of_their_own():
     crystal = replace(quartz(), elements=["Cs", "Pb"])
     assert len(set(drawing(crystal)["elements"].values())) == 2
+
+
+def test_only_an_asymmetric_unit_has_names_and_hydrogen_has_none(monkeypatch):
+    assert not any(atom["named"] for atom in drawing(quartz())["atoms"])
+    monkeypatch.setattr(structure, "_MOST_IN_CELL", 3)
+    assert [atom["label"] for atom in drawing(quartz())["atoms"] if atom["named"]] == ["Si1", "O1"]
+    with_carbon = replace(quartz(), elements=["Si", "C"])
+    monkeypatch.undo()
+    assert drawing(with_carbon)["cell"] == [], "molecules are not broken"
+    with_hydrogen = replace(quartz(), elements=["C", "H"])
+    assert [atom["label"] for atom in drawing(with_hydrogen)["atoms"] if atom["named"]] == ["Si1"]
+
+
+def test_a_molecule_is_shown_from_where_it_is_broadest():
+    """And neither its distances nor its hand change."""
+    molecule = replace(quartz(), elements=["Si", "C"])
+    atoms = drawing(molecule)["atoms"]
+    position = np.array([atom["position"] for atom in atoms])
+    assert (np.diff((position**2).sum(0)) <= 1e-6).all()  # x, then y, then z
+    axes = np.array([atom["axes"] for atom in atoms])
+    u = np.einsum("nki,nkj->nij", axes, axes) / structure.PROBABILITY_50**2
+    assert np.trace(u[0]) == pytest.approx(np.trace(molecule.u_cart[0]), abs=1e-5)
+    names = [atom["label"] for atom in atoms]
+    start = molecule.sites @ molecule.orthogonalisation.T
+    between = position[names.index("O1")] - position[names.index("Si1")]
+    assert np.linalg.norm(between) == pytest.approx(np.linalg.norm(start[1] - start[0]), abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_turning_is_a_rotation(seed):
+    face = structure._face(np.random.default_rng(seed).normal(size=(5, 3)))
+    assert face @ face.T == pytest.approx(np.eye(3)) and np.linalg.det(face) == pytest.approx(1.0)

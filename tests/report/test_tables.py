@@ -7,6 +7,7 @@ import pytest
 from dials_hybrid.report import tables
 
 SUMMARY = {
+    "absorption": None,
     "r1_obs": 0.08123,
     "r1_all": 0.1456,
     "wr_all": 0.0989,
@@ -100,6 +101,14 @@ def test_each_crystal_has_its_mosaic_spread(spreads, n):
     assert table.count("mosaic spread") == n
 
 
+def test_absorption_where_there_is_some():
+    assert "absorption" not in tables.summary_table(SUMMARY)
+    table = tables.summary_table({**SUMMARY, "absorption": {"factor": 1.236, "su": 0.114}})
+    assert cells(table, "absorption, times theory")[1:] == ["1.24", "s.u. 0.11"]
+    table = tables.summary_table({**SUMMARY, "absorption": {"factor": 1.0, "su": None}})
+    assert cells(table, "absorption, times theory")[1] == "1.00"
+
+
 def test_extrema_of_the_difference_map():
     peak = {"height": 0.21345, "site": (0.1, -0.25, 0.33333), "atom": "O1", "distance": 0.987}
     peaks = [{**peak, "height": 0.21345 - 0.01 * i} for i in range(10)]
@@ -118,3 +127,12 @@ def test_comparison_says_what_was_chosen():
     lines = text.splitlines()
     assert [line for line in lines if "chosen" in line] == [line for line in lines if "wedge" in line]
     assert "8.69" in text and "86.0" in text and "24.4" in text
+
+
+def test_hints_are_wrapped_sentences():
+    assert tables.hint_list([]) == "\nHints: none, nothing is striking"
+    text = tables.hint_list([{"code": "a", "text": "word " * 40}, {"code": "b", "text": "Short."}])
+    lines = text.strip().splitlines()
+    assert lines[0] == "Hints" and lines[-1] == "* Short."
+    assert max(map(len, lines)) <= 100
+    assert " ".join(lines[1:-1]).split() == ["*", *["word"] * 40]

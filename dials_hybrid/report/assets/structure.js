@@ -5,7 +5,7 @@ function drawStructure(svg, structure) {
   let view = START;
   const turn = (m, v) => m.map((row) => row[0] * v[0] + row[1] * v[1] + row[2] * v[2]);
   const points = structure.atoms.map((atom) => atom.position).concat(...structure.cell);
-  const [width, height] = [0, 1].map((i) => 0.5 + Math.max(...points.map((p) => Math.abs(turn(START, p)[i])))); // [A]
+  const [width, height] = [0, 1].map((i) => 0.7 + Math.max(...points.map((p) => Math.abs(turn(START, p)[i])))); // [A]
 
   // Rotation by a radians about the vertical, then by b about the horizontal axis.
   function spin(a, b) {
@@ -44,6 +44,14 @@ function drawStructure(svg, structure) {
     }
   }
 
+  // The name, above and to the right of the atom.
+  function label(atom, at, parent) {
+    const size = 0.065 * Math.max(height, 0.6 * width);
+    const outline = { stroke: "var(--page)", "stroke-width": 0.25 * size, "paint-order": "stroke" };
+    const place = { x: at[0] + size, y: -at[1] - size, "font-size": size, "pointer-events": "none" };
+    element("text", { ...place, ...outline, fill: "var(--ink)" }, parent).textContent = atom.label;
+  }
+
   function dot(a, b) {
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
   }
@@ -60,6 +68,7 @@ function drawStructure(svg, structure) {
       items.push([Math.min(a[2], b[2]), () => line(a, b, "var(--muted)", 0.02, svg)]);
     }
     items.sort((a, b) => a[0] - b[0]).forEach((item) => item[1]()); // far ones first
+    structure.atoms.forEach((atom, i) => atom.named && label(atom, at[i], svg));
   }
 
   svg.addEventListener("pointerdown", (event) => svg.setPointerCapture(event.pointerId));

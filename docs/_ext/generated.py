@@ -3,6 +3,7 @@
     .. phil:: dials.hybrid_refine dials_hybrid.phil     every parameter of a program
     .. docstring:: dials_hybrid.bloch.matrix            what a module (or NAME in it) says of itself
     .. definitions::                                    the numbers of the report
+    .. hints::                                          when the program gives which hint
     .. layout::                                         who may import what, from tests/test_layout.py
     .. changelog::                                      CHANGELOG.md
 
@@ -138,6 +139,21 @@ class Definitions(Generated):
         return "\n\n".join(f"{escaped(name)}\n   {escaped(text)}" for name, text in entries.items())
 
 
+class Hints(Generated):
+    """Each check of refine.hints, in the order in which they are made: its code, and when it speaks."""
+
+    def text(self) -> str:
+        body = ast.parse(self.source("dials_hybrid/refine/hints.py")).body
+        checks = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+        (order,) = (node.value for node in body if isinstance(node, ast.Assign))  # CHECKS
+        found = [checks[name.id] for name in order.elts]
+        body = ast.parse(self.source("dials_hybrid/refine/bad_images.py")).body
+        found += [node for node in body if getattr(node, "name", None) == "bad_images"]
+        return "\n".join(
+            f"``{node.name}``\n   {escaped(' '.join(ast.get_docstring(node).split()))}\n" for node in found
+        )
+
+
 class Layout(Generated):
     def text(self) -> str:
         names: dict = {}
@@ -170,6 +186,6 @@ class Changelog(Generated):
 
 
 def setup(app) -> dict:
-    for directive in (Phil, Docstring, Definitions, Layout, Changelog):
+    for directive in (Phil, Docstring, Definitions, Hints, Layout, Changelog):
         app.add_directive(directive.__name__.lower(), directive)
     return {"version": "1", "parallel_read_safe": True}

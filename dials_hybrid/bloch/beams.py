@@ -15,6 +15,8 @@ from torch import Tensor
 from dials_hybrid.bloch.geometry import excitation_errors
 from dials_hybrid.bloch.scattering import metric_tensor, squared_lengths
 
+_GROUP = 24  # segments whose beams are looked for among those that come near one of them
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -78,12 +80,17 @@ def cut_segments(
     h = hkl.to(basis.dtype)
     # All masks before the first segment: small tensors to keep, made between large temporary ones,
     # would leave the heap in fragments of a gigabyte.
-    strong, weak = torch.empty(2, len(bounds), len(hkl), dtype=torch.bool, device=hkl.device)
-    for row, (first, last) in enumerate(bounds):
-        steps = slice(first, last)
-        nearest = _nearest(basis[steps], beam[steps], h, wave_number, max(sg_max, weak_sg_max))
-        strong[row] = nearest < sg_max
-        weak[row] = (nearest < weak_sg_max) & ~strong[row]
+    strong, weak = torch.zeros(2, len(bounds), len(hkl), dtype=torch.bool, device=hkl.device)
+    for start in range(0, len(bounds), _GROUP):
+        group = range(start, min(start + _GROUP, len(bounds)))
+        steps = slice(bounds[group[0]][0], bounds[group[-1]][1])
+        limit = max(sg_max, weak_sg_max)
+        chosen = _may_come_near(basis[steps], beam[steps], h, wave_number, limit).nonzero().flatten()
+        for row in group:
+            steps = slice(*bounds[row])
+            nearest = _nearest(basis[steps], beam[steps], h[chosen], wave_number, limit)
+            strong[row, chosen] = nearest < sg_max
+            weak[row, chosen] = (nearest < weak_sg_max) & (nearest >= sg_max)
     origin = torch.zeros_like(hkl[:1])
     return [
         Segment(first, last, int(crystal[first]), torch.cat([origin, hkl[strong[row]]]), hkl[weak[row]])
@@ -92,21 +99,28 @@ def cut_segments(
 
 
 def _nearest(basis: Tensor, beam: Tensor, h: Tensor, wave_number: float, limit: float) -> Tensor:
-    """Least |S_g| (G,) over the steps with basis (K, 3, 3) and beam (K, 3); inf where beyond `limit`.
+    """Least |S_g| (G,) over the steps with basis (K, 3, 3) and beam (K, 3); inf where beyond `limit`."""
+    near = _may_come_near(basis, beam, h, wave_number, limit)
+    nearest = h.new_full((len(h),), torch.inf)
+    r = torch.einsum("kij,gj->kgi", basis, h[near])
+    nearest[near] = excitation_errors(r, beam[:, None], wave_number).abs().amin(0)
+    return nearest
 
-    Only what comes near is looked at in every step: from the middle one, a turn of the crystal moves
-    r by no more than |r| times the turn.
+
+def _may_come_near(basis: Tensor, beam: Tensor, h: Tensor, wave_number: float, limit: float) -> Tensor:
+    """Whether |S_g| may be below `limit` (G,) at one of these steps, as in `_nearest`.
+
+    From the middle step, a turn of the crystal moves r by no more than |r| times the turn, and a turn of
+    the beam is one of the crystal.
     """
     middle = len(basis) // 2
     r = h @ basis[middle].T
     length = torch.linalg.vector_norm(r, dim=1)
     moved = basis @ torch.linalg.inv(basis[middle]) - torch.eye(3, dtype=basis.dtype, device=basis.device)
-    reach = torch.linalg.matrix_norm(moved).max() * length * (1.0 + 1.1 * length / wave_number)
-    near = excitation_errors(r, beam[middle], wave_number).abs() < limit + reach
-    nearest = torch.full_like(length, torch.inf)
-    r = torch.einsum("kij,gj->kgi", basis, h[near])
-    nearest[near] = excitation_errors(r, beam[:, None], wave_number).abs().amin(0)
-    return nearest
+    turn = torch.linalg.matrix_norm(moved) + torch.linalg.vector_norm(beam - beam[middle], dim=1)
+    turn = turn.max()
+    reach = turn * length * (1.0 + (1.1 + 0.5 * turn) * length / wave_number)
+    return excitation_errors(r, beam[middle], wave_number).abs() < limit + reach
 
 
 def _segment_bounds(whole: Tensor, length: int) -> list[tuple[int, int]]:

@@ -75,3 +75,21 @@ def test_beams_are_all_that_come_near_the_ewald_sphere_at_any_step(cut):
         assert as_set(segment.hkl[1:]) == as_set(hkl[least < SG_MAX])
         assert 5 < len(segment.hkl) < len(hkl) / 2
     assert as_set(segments[0].hkl) != as_set(segments[1].hkl)
+
+
+def test_beams_of_a_long_sweep_and_of_a_second_beam():
+    """Candidates are drawn for many segments at once, also where two crystals meet among them."""
+    atoms = triclinic()
+    bases = turned(atoms, 0.3, -0.5, 0.2), turned(atoms, 0.31, -0.49, 0.2)
+    steps = dataset(atoms, [sweep(b, n=41, width=0.4, crystal=i) for i, b in enumerate(bases)]).steps
+    hkl = reflections_within(atoms.cell, G_MAX)
+    beam = BEAM.expand(82, 3).clone()
+    beam[41:] = torch.nn.functional.normalize(BEAM + 0.02 * torch.roll(BEAM, 1), dim=0)
+    options = {"wave_number": K, "sg_max": SG_MAX, "weak_sg_max": 3.0 * SG_MAX, "length": 2}
+    segments = cut_segments(steps.basis, beam, steps.crystal, hkl, **options)
+    assert len(segments) == 42
+    s_g = excitation_errors((steps.basis @ hkl.to(torch.float64).T).mT, beam[:, None], K).abs()
+    for segment in segments:
+        least = s_g[segment.first : segment.last].amin(0)
+        assert as_set(segment.hkl[1:]) == as_set(hkl[least < SG_MAX])
+        assert as_set(segment.weak) == as_set(hkl[(least >= SG_MAX) & (least < 3.0 * SG_MAX)])

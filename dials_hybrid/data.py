@@ -31,6 +31,7 @@ ATOM_PARAMETERS = (
 )
 
 
+@dataclass(frozen=True)
 class _Tensors:
     """Moving a dataclass of tensors to another device or floating-point precision."""
 

@@ -82,14 +82,13 @@ def read_result(filename: str | Path, inputs: Inputs) -> tuple[Outcome, Finished
     try:
         _check_finished(finished, inputs)
         difference = finished.differs_from(inputs)
-        outcome = None if difference else finished.outcome(inputs)
+        if not difference:
+            return finished.outcome(inputs), finished
     except _NONSENSE as error:
         raise damaged(filename, RESULT) from error
-    if difference:
-        raise ValueError(
-            f"{filename} is the result for {difference}: give the files and parameters that made its problem"
-        )
-    return outcome, finished
+    raise ValueError(
+        f"{filename} is the result for {difference}: give the files and parameters that made its problem"
+    )
 
 
 def _write(filename: str | Path, kind: str, content) -> None:
@@ -204,7 +203,7 @@ def _check_finished(finished: Finished, inputs: Inputs) -> None:
     _require(0.0 < maximum < 1e6 and 2 <= n_nodes <= _MOST_THICKNESSES, "thickness")
     _check_steps(inputs.measurement, finished.settings, maximum)
     _check_beams(inputs, finished.settings)
-    p = len(state.vector)
+    p = len(state.vector or ())
     _numbers(fit.covariance, (p, p))
     _numbers(fit.evaluation.intensity, (m,))
     _numbers(fit.evaluation.scale, (m,))

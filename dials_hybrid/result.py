@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,12 +29,12 @@ _SAME_CELL = 3.0  # s.u.s within which a cell is the one that the s.u.s belong t
 class Result:
     """The outcome of `run_hybrid_refine`."""
 
-    xray_structure: object  # cctbx.xray.structure, refined
+    xray_structure: Any  # cctbx.xray.structure, refined
     constraints: Constraints
     covariance: np.ndarray  # (P, P) of the independent parameters of the structure
-    experiments: object | None  # dxtbx ExperimentList with the refined orientation
-    reflections: object | None  # dials reflection table with intensity.dyn.value
-    observations: object | None  # of virtual frames, see `io.observation_list`
+    experiments: Any | None  # dxtbx ExperimentList with the refined orientation
+    reflections: Any | None  # dials reflection table with intensity.dyn.value
+    observations: Any | None  # of virtual frames, see `io.observation_list`
     thickness: ThicknessResult
     summary: dict  # what output.json holds
     outcome: Outcome  # the refined model itself, on the device where it was refined

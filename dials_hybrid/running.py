@@ -6,6 +6,7 @@ import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from dials_hybrid.io.checkpoint import read_checkpoint, write_json
 from dials_hybrid.model.hybrid import Hybrid
@@ -39,7 +40,7 @@ _STAGE_TITLES = {
     "orientation": "Orientation, mosaicity, thickness and scale",
     "joint": "Structure, orientation, thickness and scale",
     "thickness": "Distribution of thickness",
-    "final": "Everything, in fine steps and double precision",
+    "final": "Everything, in fine rocking steps",
     "hand": "The other hand of the structure",
 }
 
@@ -67,7 +68,7 @@ def run_protocol(
     """
     identity = _identity(inputs, settings)
     seconds: dict[str, float] = {}
-    clock = {"stage": "", "since": time.time(), "header": ""}
+    clock: dict[str, Any] = {"stage": "", "since": time.time(), "header": ""}
 
     def close_stage() -> None:
         if clock["stage"]:
@@ -89,6 +90,7 @@ def run_protocol(
 
     def on_checkpoint(state: State) -> None:
         if state.stage == "scan":
+            assert state.scan is not None
             logger.info(tables.scan_table(state.scan.best, state.scan.best_chi_squared))
             logger.info(f"Thickness considered: up to {state.grid[0]:.0f} A")
         if checkpoint:

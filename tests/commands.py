@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
 CHEAP = """thickness.model=flat max_cycles=1 beams.g_max=1.2 data.d_min=1.0 orientation.mosaic_points=1
 nproc=1""".split()
 PROGRAM = [sys.executable, "-m", "dials_hybrid.command_line.hybrid_refine"]
+
+
+def hearing_ctrl_c() -> None:
+    """A shell that starts the tests in the background has SIGINT ignored, for their children too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def program(*args, cwd, **options) -> subprocess.CompletedProcess:

@@ -158,7 +158,7 @@ class _Amplitudes(torch.autograd.Function):
                 for _ in part.vectors(len(series), x):
                     pass
             parts = two_parts(g[:, :, steps], not x.is_complex())
-            if wanted[2]:
+            if by_thickness is not None:
                 by_thickness += _overlaps(x, parts, series.by_thickness)
             _reverse(part.adjoint, x, parts, series, by_matrix, by_diagonal[:, steps])
         factor = 2.0 / ctx.half_width
@@ -234,7 +234,7 @@ def _sum_series(
 
 def _overlaps(x: Tensor, parts: tuple[Tensor, Tensor], c: Tensor) -> Tensor:
     """sum_n c_n(t) Re<g(t), i^n x_n> (T,)."""
-    total = 0.0
+    total = torch.zeros_like(c[0])
     for first in range(0, x.shape[1], _BLOCK):
         rows = _words(x[:, first : first + _BLOCK])
         for parity in (0, 1):

@@ -110,7 +110,8 @@ def segment_gradients(
     (k, n), m = diagonal.shape, len(beams)
     kind = torch.complex64 if diagonal.dtype == torch.float32 else torch.complex128
     size = max(1, workspace // (n * n * m))
-    intensity, gradient, diagonals = 0.0, 0.0, []
+    intensity, diagonals = window.new_zeros(m, len(thickness)), []
+    gradient = coupling.new_zeros(m, n, n, dtype=kind)
     for part in (slice(first, first + size) for first in range(0, k, size)):
         waves = solve((coupling + torch.diag_embed(diagonal[part])).to(kind), wave_number)
         psi = waves.amplitudes(thickness, beams)
@@ -164,18 +165,18 @@ class _Amplitudes(torch.autograd.Function):
     def backward(ctx, gradient):
         diagonal, thickness, beams, *solved = ctx.saved_tensors
         s, k, n = diagonal.shape
-        by_coupling, by_diagonal, by_thickness = solved[1].new_zeros(s, n, n), [], 0.0
+        by_coupling, by_diagonal = solved[1].new_zeros(s, n, n), []
+        by_thickness = torch.zeros_like(thickness) if ctx.needs_input_grad[2] else None
         for i, (row, steps) in enumerate(_chunks(s, k, n)):
             a, v, f = solved[3 * i : 3 * i + 3]
             rows, g = v if beams is None else v[:, beams], gradient[row, steps]
             h = torch.bmm(g.conj(), rows).mH if v.is_complex() else _product(rows.mT, g.mT)
-            if ctx.needs_input_grad[2]:
+            if by_thickness is not None:
                 x = f * v[:, 0, :, None].conj()
                 by_thickness -= ctx.scale * torch.einsum("ka,kat->t", a, (x * h.conj()).imag)
             left = torch.bmm(v, _quotients(a, h, f, thickness, v, ctx.scale))
             by_diagonal.append(torch.linalg.vecdot(v, left).real)
             by_coupling[row].addbmm_(left, v.mH)
-        by_thickness = by_thickness if ctx.needs_input_grad[2] else None
         return by_coupling, torch.cat(by_diagonal).view(s, k, n), by_thickness, None, None
 
 

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from dials_hybrid.bloch import chebyshev
 from dials_hybrid.bloch.chebyshev import Operator
+from dials_hybrid.bloch.matrix import MatrixDerivatives
 from dials_hybrid.bloch.series import Series
 
 _ROWS = 128  # vectors that make an efficient product and still fit into a cache
@@ -84,7 +85,11 @@ class Expansion:
 
 
 def forward(
-    expansion: Expansion, beams: Tensor, d_coupling: Tensor, window: Tensor, workspace: int
+    expansion: Expansion,
+    beams: Tensor,
+    d_coupling: Tensor | MatrixDerivatives,
+    window: Tensor,
+    workspace: int,
 ) -> Tensor:
     """sum_k window_mk dI_mk, shape (m, P), by parameters with derivatives d_coupling (P, N, N).
 
@@ -116,7 +121,7 @@ def forward_diagonal(expansion: Expansion, beams: Tensor, d_diagonal: Tensor) ->
 
 
 def _tangents(
-    expansion: Expansion, beams: Tensor, count: int, ask: Callable[[Tensor, Tensor], None]
+    expansion: Expansion, beams: Tensor, count: int, ask: Callable[[Tensor, Tensor], object]
 ) -> Tensor:
     """2 Re sum_n conj(s_n) (d_n)_m, shape (K, count, m).
 
@@ -172,7 +177,8 @@ def adjoint(expansion: Expansion, beams: Tensor, window: Tensor, workspace: int)
 
 def _groups(window: Tensor, largest: int) -> list[list[tuple[int, int, int]]]:
     """Each beam's number, first and last + 1 step of non-zero weight, in groups of so many steps."""
-    groups, held = [[]], 0
+    groups: list[list[tuple[int, int, int]]] = [[]]
+    held = 0
     for i, row in enumerate(window):
         steps = row.nonzero()
         if not len(steps):

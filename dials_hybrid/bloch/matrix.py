@@ -8,10 +8,25 @@ the middle of the segment; with n along the beam they differ from 1 by |g|^2 / (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class MatrixDerivatives(Protocol):
+    """Derivatives (P, N, N) of A that are made when they are asked for."""
+
+    def __len__(self) -> int:
+        """P."""
+
+    def __getitem__(self, part: slice) -> Tensor:
+        """Those by some of the parameters."""
+
+    def contracted(self, g: Tensor) -> Tensor:
+        """2 Re sum_gh G_mgh dA_gh (m, P) for G (m, N, N)."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +38,7 @@ class DifferenceTable:
     limit: Tensor  # (3,) half widths of the box
 
     @classmethod
-    def of_beams(cls, beam_sets: list[Tensor], weak_sets: list[Tensor] = ()) -> DifferenceTable:
+    def of_beams(cls, beam_sets: list[Tensor], weak_sets: Sequence[Tensor] = ()) -> DifferenceTable:
         """The table of all differences within each set of Miller indices (N, 3).
 
         Of `weak_sets` (W, 3), one for each of the others, it has those between the two, either way.
@@ -39,7 +54,7 @@ class DifferenceTable:
                 wanted[_flat_index(difference, limit).flatten()] = True
         index = torch.full_like(wanted, -1, dtype=torch.long)
         index[wanted] = torch.arange(int(wanted.sum()), device=limit.device)
-        hkl = torch.stack(torch.unravel_index(wanted.nonzero().flatten(), shape), -1) - limit
+        hkl = wanted.reshape(shape).nonzero() - limit
         return cls(hkl=hkl, index=index, limit=limit)
 
     def of_pairs(self, g: Tensor, h: Tensor | None = None) -> Tensor:

@@ -107,12 +107,13 @@ class StructureMatrixDerivatives:
 
     task: SegmentTask
     potential: Potential
+    of_potential: Tensor  # those of U_g (P, D)
 
     def __len__(self) -> int:
-        return len(self.potential.derivatives)
+        return len(self.of_potential)
 
     def __getitem__(self, part: slice) -> Tensor:
-        task, u, du = self.task, self.potential.u, self.potential.derivatives[part]
+        task, u, du = self.task, self.potential.u, self.of_potential[part]
         da = coupling(du, task.pairs, task.symmetrisation)
         if task.weak is None:
             return da
@@ -123,16 +124,16 @@ class StructureMatrixDerivatives:
 
         What belongs to the same U_g is added up first.
         """
-        task, u, du = self.task, self.potential.u, self.potential.derivatives
+        task, u, du = self.task, self.potential.u, self.of_potential
         entries, place = torch.unique(torch.cat([x.flatten() for x in task.positions()]), return_inverse=True)
         pairs, *others = place.split([x.numel() for x in task.positions()])
         weights = g * torch.outer(task.symmetrisation, task.symmetrisation)
-        if others:
-            there, back = task.weak.contracted(u, weights)
-            others = zip(others, (there, back), strict=True)
+        parts = [(pairs, weights)]
+        if task.weak is not None:
+            parts += zip(others, task.weak.contracted(u, weights), strict=True)
         torch.diagonal(weights, dim1=-2, dim2=-1).zero_()
         total = g.new_zeros(len(g), len(entries))
-        for where, part in [(pairs, weights), *others]:
+        for where, part in parts:
             total.index_add_(1, where, part.flatten(1))
         return 2.0 * (total @ du[:, entries].to(g.dtype).T).real
 
@@ -188,7 +189,8 @@ def segment_derivatives(
     """
     thickness = task.path * thickness
     a, diagonal, r = structure_matrix(task, basis, beam, potential, wave_number)
-    da = None if potential.derivatives is None else StructureMatrixDerivatives(task, potential)
+    du = potential.derivatives
+    da = None if du is None else StructureMatrixDerivatives(task, potential, du)
     ds = excitation_error_tilts(r[:, None], beam, axes[:, :, None])
     d_diagonal = 2.0 * wave_number * ds * task.symmetrisation**2
     size = max(1, workspace // a.numel())  # observations: each has derivatives by all of A
@@ -209,7 +211,7 @@ def segment_derivatives(
     ]
     found = parts[0] if len(parts) == 1 else waves.joined(parts)
     by_structure = found.by_structure
-    if potential.absorption_derivatives is not None:
+    if by_structure is not None and potential.absorption_derivatives is not None:
         # dpsi = -(pi t / K) dU'_0 psi: all waves fade alike
         fading = -2.0 * math.pi / wave_number * (p * thickness * found.intensity).sum(1)
         by_structure = by_structure + torch.outer(fading, potential.absorption_derivatives)

@@ -57,17 +57,17 @@ def _extremes(coupling: Tensor, diagonal: Tensor) -> tuple[float, float]:
     n = coupling.shape[-1]
     start = torch.randn(2, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
     v = start.to(shift).expand_as(shift) / start.norm(dim=-1, keepdim=True).to(shift)
-    older, alpha, beta, matrix = None, [], [], coupling.mT.contiguous()
+    older, alphas, betas, matrix = None, [], [], coupling.mT.contiguous()
     for _ in range(min(_LANCZOS, n)):
         w = torch.baddbmm(shift * v, v, matrix)
         if older is not None:
-            w = torch.addcmul(w, older, beta[-1], value=-1)
+            w = torch.addcmul(w, older, betas[-1], value=-1)
         words = _words(w)
-        alpha.append(torch.linalg.vecdot(_words(v), words).unsqueeze(-1))
-        words.addcmul_(_words(v), alpha[-1], value=-1)
-        beta.append(torch.linalg.vector_norm(words, dim=-1, keepdim=True).clamp(min=1e-30))
-        older, v = v, w / beta[-1]
-    alpha, beta = (torch.cat(x, -1).double().cpu().numpy() for x in (alpha, beta))
+        alphas.append(torch.linalg.vecdot(_words(v), words).unsqueeze(-1))
+        words.addcmul_(_words(v), alphas[-1], value=-1)
+        betas.append(torch.linalg.vector_norm(words, dim=-1, keepdim=True).clamp(min=1e-30))
+        older, v = v, w / betas[-1]
+    alpha, beta = (torch.cat(x, -1).double().cpu().numpy() for x in (alphas, betas))
     if not np.isfinite(alpha).all():
         raise ValueError("The structure matrix has entries that are not finite.")
     index = np.arange(alpha.shape[-1])

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from dials_hybrid.bloch.eigen import BlochWaves, phases, solve, tolerance
+from dials_hybrid.bloch.matrix import MatrixDerivatives
 
 
 def segment_tangents(
     coupling: Tensor,
     diagonal: Tensor,
-    d_coupling: Tensor,
+    d_coupling: Tensor | MatrixDerivatives,
     d_diagonal: Tensor,
     thickness: Tensor,
     p: Tensor,
@@ -45,7 +46,9 @@ def segment_tangents(
     """
     n, count = len(coupling), len(d_coupling)
     size = max(1, workspace // (n * n * (count + d_diagonal.shape[1])))
-    intensity, by_structure, by_diagonal = 0.0, 0.0, []
+    m = len(beams)
+    intensity, by_structure = window.new_zeros(m, len(thickness)), window.new_zeros(m, count)
+    by_diagonal = []
     for part in (slice(first, first + size) for first in range(0, len(diagonal), size)):
         waves = solve(coupling + torch.diag_embed(diagonal[part].to(coupling.dtype)), wave_number)
         psi, weight = waves.amplitudes(thickness, beams), window[:, part]
@@ -62,7 +65,7 @@ def tangents(
     thickness: Tensor,
     p: Tensor,
     beams: Tensor,
-    d_coupling: Tensor,
+    d_coupling: Tensor | MatrixDerivatives,
     d_diagonal: Tensor,
     wave_number: float,
 ) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dials_hybrid.bloch import chebyshev, eigen, jacobian
+from dials_hybrid.bloch.matrix import MatrixDerivatives
 from dials_hybrid.bloch.series import degree, tolerance
 from dials_hybrid.bloch.tangents import segment_tangents
 
@@ -50,8 +51,12 @@ def derivatives_seconds(
 
 def joined(parts: list[Derivatives]) -> Derivatives:
     """Those of one segment for several groups of its beams."""
-    columns = zip(*((part.intensity, part.by_structure, part.by_diagonal) for part in parts), strict=True)
-    return Derivatives(*(None if column[0] is None else torch.cat(column) for column in columns))
+    of_structure = [part.by_structure for part in parts if part.by_structure is not None]
+    return Derivatives(
+        torch.cat([part.intensity for part in parts]),
+        torch.cat(of_structure) if of_structure else None,
+        torch.cat([part.by_diagonal for part in parts]),
+    )
 
 
 def amplitudes(
@@ -101,7 +106,7 @@ def fastest(
 def derivatives(
     coupling: Tensor,
     diagonal: Tensor,
-    d_coupling: Tensor | None,
+    d_coupling: Tensor | MatrixDerivatives | None,
     d_diagonal: Tensor,
     thickness: Tensor,
     p: Tensor,
@@ -149,8 +154,8 @@ def derivatives(
         )
         intensity = torch.einsum("mk,tkm->mt", window, expansion.intensity)
         if algorithm == "chebyshev adjoint":
-            gradients = jacobian.adjoint(expansion, beams, window, workspace)
-            sums = _from_gradients(intensity, *gradients, directions, d_diagonal, workspace)
+            g, by_step = jacobian.adjoint(expansion, beams, window, workspace)
+            sums = _from_gradients(intensity, g, by_step, directions, d_diagonal, workspace)
         else:
             by_diagonal = jacobian.forward_diagonal(expansion, beams, d_diagonal)
             by_structure = window.new_zeros(len(window), 0)
@@ -161,7 +166,12 @@ def derivatives(
 
 
 def _from_gradients(
-    intensity: Tensor, g: Tensor, by_step: Tensor, directions, d_diagonal: Tensor, workspace: int
+    intensity: Tensor,
+    g: Tensor,
+    by_step: Tensor,
+    directions: Tensor | MatrixDerivatives,
+    d_diagonal: Tensor,
+    workspace: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Intensity and derivatives (m, P) and (m, K, x) for G (m, N, N) and its diagonals (K, m, N)."""
     if isinstance(directions, Tensor) or len(directions) * g[0].numel() <= workspace:
@@ -258,7 +268,7 @@ class _Cost:
     def least(self, costs: dict[str, float], hermitian: bool) -> str:
         if not (hermitian and self.on_cpu):
             costs = {name: cost for name, cost in costs.items() if not name.startswith("eigen")}
-        return min(costs, key=costs.get)
+        return min(costs, key=costs.__getitem__)
 
 
 def _check(algorithm: str, known: tuple[str, ...], hermitian: bool) -> None:

@@ -69,23 +69,24 @@ def read_pets(filename: str | Path) -> PetsData:
     Raises:
         ValueError: it cannot be read or lacks what a refinement needs; one sentence names the file.
     """
-    blocks = [block for block in read_blocks(filename) if block.loop(f"{_ZONE}id")]
+    found = [(block, block.loop(f"{_ZONE}id")) for block in read_blocks(filename)]
+    blocks = [(block, frames) for block, frames in found if frames]
     try:
         if not blocks:
             raise ValueError("it has no virtual frames (_diffrn_zone_axis_id): give the _dyn.cif_pets")
         if len(blocks) > 1:
             raise ValueError(f"it holds {len(blocks)} data blocks with frames: give each as a file")
-        return _pets_data(str(filename), blocks[0])
+        return _pets_data(str(filename), *blocks[0])
     except ValueError as error:
         raise ValueError(f"cannot use {filename}: {error}") from error
 
 
-def _pets_data(filename: str, block: Block) -> PetsData:
+def _pets_data(filename: str, block: Block, listed_frames: dict[str, list[str]]) -> PetsData:
     cell = tuple(_needed(block, name) for name in _CELL)
     wavelength = _needed(block, "_diffrn_radiation_wavelength")
     if not 0.0 < wavelength < _LONGEST_WAVE:
         raise ValueError(f"a wavelength of {wavelength:g} A is not that of an electron microscope")
-    frames, names = _frames(block, cell)
+    frames, names = _frames(block, listed_frames, cell)
     loop = block.loop("_refln_index_h")
     if loop is None or not loop["_refln_index_h"]:
         raise ValueError("it has no reflections (_refln_index_h)")
@@ -134,9 +135,10 @@ def _name(text: str) -> str:
 # ------------------------------------------------------------------------------------- frames
 
 
-def _frames(block: Block, cell: tuple[float, ...]) -> tuple[VirtualFrames, tuple[str, ...]]:
+def _frames(
+    block: Block, loop: dict[str, list[str]], cell: tuple[float, ...]
+) -> tuple[VirtualFrames, tuple[str, ...]]:
     """The frames by scan angle, and their names."""
-    loop = block.loop(f"{_ZONE}id")
     names = [_name(text) for text in loop[f"{_ZONE}id"]]
     if not names:
         raise ValueError("its list of frames is empty")

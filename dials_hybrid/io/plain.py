@@ -22,10 +22,12 @@ def to_plain(value, arrays: dict[str, np.ndarray], name: str):
         return value
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, (Tensor, np.ndarray)):
-        tensor = isinstance(value, Tensor)
-        arrays[name] = value.detach().cpu().numpy() if tensor else value
-        return {"tensor" if tensor else "array": name}
+    if isinstance(value, Tensor):
+        arrays[name] = value.detach().cpu().numpy()
+        return {"tensor": name}
+    if isinstance(value, np.ndarray):
+        arrays[name] = value
+        return {"array": name}
     if isinstance(value, (tuple, list)):
         items = [to_plain(item, arrays, f"{name}.{i}") for i, item in enumerate(value)]
         return items if isinstance(value, list) else {"tuple": items}
@@ -87,7 +89,7 @@ class _Reader:
 
 def _dataclasses(hint, found: set[type]) -> set[type]:
     """The dataclasses that a type hint names, those of their fields included."""
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         if hint not in found:
             found.add(hint)
             for item in get_type_hints(hint).values():

@@ -36,6 +36,9 @@ class Crystal(nn.Module):
             is one more parameter; None holds it.
     """
 
+    jacobian: Tensor
+    centre: Tensor | None  # see `inversion_centre`
+
     def __init__(
         self,
         atoms: AtomicModel,

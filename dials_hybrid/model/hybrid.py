@@ -9,7 +9,9 @@ propagation of their own: the sums at the nodes of the thickness grid feed them 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +49,9 @@ class Hybrid(nn.Module):
     crystal) and `scale`, in this order.
     """
 
+    thickness: Sequence[Thickness]  # of each crystal; a `nn.ModuleList`
+    conditions: Tensor  # what p(t) may depend on for each observation (M, 4)
+
     def __init__(
         self,
         dataset: Dataset,
@@ -69,11 +74,10 @@ class Hybrid(nn.Module):
         self.nproc = nproc
         self.memory = memory
         self.dtype = dtype
-        self.derivative_dtype: torch.dtype | None = None  # that of the intensities
         self.progress = progress
         self.crystal = crystal
         self.orientation = orientation
-        self.thickness = nn.ModuleList(thickness)
+        self.thickness = cast(Sequence[Thickness], nn.ModuleList(thickness))
         self.scale = scale
         self.register_buffer("conditions", self._conditions())
         self._simulation: Simulation | None = None
@@ -120,7 +124,6 @@ class Hybrid(nn.Module):
             n_thickness=len(self.grid),
             memory=self.memory,
             dtype=self.dtype,
-            derivative_dtype=self.derivative_dtype or self.dtype,
             progress=self.progress,
         )
 
@@ -194,6 +197,11 @@ class Hybrid(nn.Module):
         )
         return self.recombine(sums, derivatives=True)
 
+    def precise(self) -> Evaluation:
+        """Intensities in double precision, from now on, with the beams as they are."""
+        self.dtype = self.simulation.dtype = torch.float64
+        return self.evaluate()
+
     @torch.no_grad()
     def expected_seconds(self) -> float:
         """What an evaluation with derivatives may take on CPUs like that of the benchmarks."""
@@ -221,9 +229,8 @@ class Hybrid(nn.Module):
             (at["thickness"], scale, self._by_thickness(sums.intensity)),
             (at["scale"], intensity, self.scale.design_matrix),
         ]
-        jacobian = Jacobian(
-            (len(intensity), at["scale"].stop), tuple(block for block in blocks if block[2] is not None)
-        )
+        made = tuple((part, factor, values) for part, factor, values in blocks if values is not None)
+        jacobian = Jacobian((len(intensity), at["scale"].stop), made)
         return Evaluation(intensity, scale, weights, sums, jacobian)
 
     def _by_thickness(self, sums: Tensor) -> Tensor:

@@ -36,6 +36,9 @@ class Orientation(nn.Module):
         frame_restraint: the same for the two tilts of each frame; None holds them at zero.
     """
 
+    axes: Tensor  # (K, axes, 3) unit vectors of the tilts of each step
+    _design: Tensor
+
     def __init__(
         self,
         steps: RockingSteps,
@@ -107,12 +110,12 @@ class Orientation(nn.Module):
 
     def prior(self) -> tuple[Tensor, Tensor]:
         """Centre and standard deviation of the Gaussian prior on each parameter."""
-        sigma = [torch.full_like(self.tilt.flatten(), self.restraint)]
-        if self.frame_tilt.numel():
-            sigma.append(torch.full_like(self.frame_tilt.flatten(), self.frame_restraint))
+        parts = [torch.full_like(self.tilt.flatten(), self.restraint)]
+        if self.frame_restraint is not None:
+            parts.append(torch.full_like(self.frame_tilt.flatten(), self.frame_restraint))
         if self.mosaic is not None:
-            sigma.append(torch.full_like(self.mosaic, math.inf))
-        sigma = torch.cat(sigma)
+            parts.append(torch.full_like(self.mosaic, math.inf))
+        sigma = torch.cat(parts)
         return torch.zeros_like(sigma), sigma
 
 

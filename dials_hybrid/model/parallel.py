@@ -62,7 +62,7 @@ def number_of_processors() -> int:
 
 def share_out(costs: list[float], n: int) -> list[list[int]]:
     """Positions of the tasks for each of n workers: the longest task first, to whom has least so far."""
-    shares = [(0.0, worker, []) for worker in range(n)]
+    shares: list[tuple[float, int, list[int]]] = [(0.0, worker, []) for worker in range(n)]
     for task in sorted(range(len(costs)), key=costs.__getitem__, reverse=True):
         load, worker, tasks = heapq.heappop(shares)
         tasks.append(task)

@@ -27,6 +27,7 @@ def tabulated(potential_at: PotentialAt, hkl: Tensor, dtype: torch.dtype) -> tup
     size = max(1, _CHUNK // max(1, len(derivatives)))
     for part in (slice(i, i + size) for i in range(0, len(hkl), size)):
         found = potential_at(hkl[part])
+        assert found.derivatives is not None
         u[part], derivatives[:, part] = found.u, found.derivatives
     bare = Potential(u, absorption=first.absorption)
     of_absorption = replace(first, u=u, derivatives=None).to(dtype)

@@ -86,7 +86,7 @@ def of_first_rank(x: Tensor) -> Tensor:
 
 def end(sentence: str, status: int = 1) -> NoReturn:
     """End this process, and the run with one sentence, that of the rank that failed."""
-    if n_ranks() == 1:
+    if n_ranks() == 1 or _store is None:
         if status == 1:
             sys.exit(sentence)
         print(sentence, file=sys.stderr, flush=True)

@@ -25,6 +25,8 @@ class Scale(nn.Module):
         frame_restraint: standard deviation of the Gaussian prior on the d; None for d = 0.
     """
 
+    design_matrix: Tensor  # d(logarithm of the scale) / d(parameter) (M, P)
+
     def __init__(
         self,
         observations: Observations,

@@ -105,8 +105,7 @@ class Simulation:
         n_orientation: those that turn the crystal.
         n_thickness: nodes of the thickness grid.
         memory: that a cycle of least squares may hold [GiB].
-        dtype: floating-point precision of the intensities.
-        derivative_dtype: of their derivatives.
+        dtype: floating-point precision of the propagation.
         progress: wraps the iteration over segments, to show it.
     """
 
@@ -126,7 +125,6 @@ class Simulation:
         n_thickness: int = 0,
         memory: float = math.inf,
         dtype: torch.dtype = torch.float64,
-        derivative_dtype: torch.dtype = torch.float64,
         progress: Progress = silent,
     ):
         _keep_freed_memory()
@@ -136,7 +134,7 @@ class Simulation:
         self.wavelength = dataset.wavelength
         self.wave_number = wave_number(dataset.wavelength, mean_inner_potential)
         self.n_observations = len(dataset.observations)
-        self.dtype, self.derivative_dtype = dtype, derivative_dtype
+        self.dtype = dtype
         steps = dataset.steps
         candidates = without_lattice_absences(
             reflections_within(atoms.cell, policy.g_max), atoms.rotations, atoms.translations
@@ -167,7 +165,7 @@ class Simulation:
             amplitudes=n_thickness * max((task.window.numel() for task in self.tasks), default=0),
             table=n_structure * len(self.table.hkl),
             smallest_table=0 if largest is None else n_structure * n_needed(largest, len(self.table.hkl)),
-            complex_bytes=2 * derivative_dtype.itemsize,
+            complex_bytes=2 * dtype.itemsize,
         )
         self.plan = plan(memory, sizes, nproc)
         everything = self.plan.table >= sizes.table
@@ -210,8 +208,8 @@ class Simulation:
 
     def _shares(self) -> list[list[SegmentTask]]:
         """The tasks of each process of this rank."""
-        costs = torch.tensor([cost(task) for task in self.tasks], device=self.steps.weight.device)
-        costs = of_first_rank(costs.double()).tolist()
+        found = torch.tensor([cost(task) for task in self.tasks], device=self.steps.weight.device)
+        costs: list[float] = of_first_rank(found.double()).tolist()
         own = share_out(costs, n_ranks())[rank()]
         shares = share_out([costs[i] for i in own], self.plan.nproc)
         return [[self.tasks[own[i]] for i in share] for share in shares]
@@ -230,8 +228,9 @@ class Simulation:
 
     def seconds(self, potential: Potential, basis: Tensor, thickness: Tensor, count: int) -> float:
         """What `differentiate` by `count` parameters may take; arguments as of `run`."""
-        dtype = self.derivative_dtype
-        potential, basis, thickness = (x.to(dtype) for x in (potential, basis, thickness))
+        dtype = self.dtype
+        potential = potential.to(dtype)
+        basis, thickness = (x.to(dtype) for x in (basis, thickness))
         sample = self.tasks[:: -(-len(self.tasks) // _SAMPLE) or 1]
         found = sum(
             segment_derivatives_seconds(
@@ -250,23 +249,22 @@ class Simulation:
 
     def run(self, potential: Potential, basis: Tensor, thickness: Tensor) -> RockingSums:
         """Intensities (M, T) at thicknesses (T,) [A] for orientations `basis` (K, 3, 3)."""
-        work = self._intensities(potential, basis, thickness)
+        dtype = self.dtype
+        u = potential.to(dtype)
+        basis, thickness = (x.to(dtype) for x in (basis, thickness))
+
+        def work(task: SegmentTask) -> tuple[Tensor]:
+            part, beam = slice(task.segment.first, task.segment.last), self._beam(task, dtype)
+            return (
+                segment_intensities(
+                    task.to(dtype), basis[part], beam, u, thickness, self.wave_number
+                ).intensity,
+            )
+
         widths = (len(thickness),)
         total = self._held(*widths)
         self._add_up(lambda tasks: self._jobs(work, potential, tasks, widths), [total])
         return RockingSums(total.values)
-
-    def _intensities(self, potential: Potential, basis: Tensor, thickness: Tensor) -> Work:
-        """Gives the intensities (m, T) of a task."""
-        dtype = self.dtype
-        potential, basis, thickness = (x.to(dtype) for x in (potential, basis, thickness))
-
-        def intensities(task: SegmentTask) -> tuple[Tensor]:
-            part, beam = slice(task.segment.first, task.segment.last), self._beam(task, dtype)
-            rest = basis[part], beam, potential, thickness, self.wave_number
-            return (segment_intensities(task.to(dtype), *rest).intensity,)
-
-        return intensities
 
     def differentiate(
         self,
@@ -290,12 +288,8 @@ class Simulation:
         widths = (len(thickness), tilt_design.shape[-1], n_structure)
 
         def work_at(hkl: Tensor) -> tuple[Work, Potential]:
-            bare, potential = tabulated(potential_at, hkl, self.derivative_dtype)
-            work = self._derivatives(potential, basis, axes, tilt_design, thickness, p)
-            if self.derivative_dtype == self.dtype:
-                return work, bare
-            intensities = self._intensities(bare, basis, thickness)
-            return lambda task: (*intensities(task), *work(task)[1:]), bare
+            bare, potential = tabulated(potential_at, hkl, self.dtype)
+            return self._derivatives(potential, basis, axes, tilt_design, thickness, p), bare
 
         entries = self.entries if n_structure else len(self.table.hkl)
         whole = work_at(self.table.hkl) if entries >= len(self.table.hkl) else None
@@ -315,7 +309,7 @@ class Simulation:
         self, potential: Potential, basis: Tensor, axes: Tensor, design: Tensor, thickness: Tensor, p: Tensor
     ) -> Work:
         """Gives intensities (m, T) and derivatives by orientation (m, P') and structure (m, P) of a task."""
-        dtype = self.derivative_dtype
+        dtype = self.dtype
         basis, axes, design, thickness, p = (x.to(dtype) for x in (basis, axes, design, thickness, p))
 
         def work(task: SegmentTask) -> tuple[Tensor, ...]:

@@ -21,6 +21,13 @@ class ThicknessGrid(nn.Module):
     whether it is wider or (down to a fifth of it) narrower than the distance of two nodes.
     """
 
+    nodes: Tensor  # (T,) [A]
+    points: Tensor  # (Q,) [A]
+    _log_area: Tensor
+    _at_points: Tensor
+    _splines: Tensor
+    _integrals: Tensor
+
     def __init__(self, maximum: float, n_nodes: int, dtype=torch.float64):
         super().__init__()
         knots = np.linspace(0.0, maximum, n_nodes + 1)

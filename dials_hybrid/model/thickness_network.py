@@ -34,8 +34,11 @@ _FLOOR = 1e-5  # of p_0, as a part of its maximum, so that the data may put some
 _HIDDEN = 0.3  # standard deviation of the prior on the hidden layer, whose start has 1
 
 
-class _Tilted(Thickness):
+class Tilted(Thickness):
     """p_0 and the functions b_l at the points of the grid."""
+
+    log_start: Tensor  # (Q,)
+    basis: Tensor  # (Q, L)
 
     def __init__(
         self, grid: ThicknessGrid, mean: float, width: float, *, terms: int, strength: float, thin: float
@@ -59,7 +62,7 @@ class _Tilted(Thickness):
         return self.grid.density(self.log_start + f @ self.basis.T)
 
 
-class Histogram(_Tilted):
+class Histogram(Tilted):
     """One distribution for all directions; f_l are its numbers.
 
     Args:
@@ -86,7 +89,7 @@ class Histogram(_Tilted):
         return zeros, torch.full_like(zeros, self.strength)
 
 
-class Neural(_Tilted):
+class Neural(Tilted):
     """f(c) is a perceptron of one hidden layer.
 
     Its last layer starts at zero: before training p(t | c) is p_0(t) for every c. The hidden layer starts at
@@ -100,6 +103,8 @@ class Neural(_Tilted):
         strength: standard deviation of the prior on the last layer.
         thin: t_0 [A].
     """
+
+    _start: Tensor
 
     def __init__(self, grid: ThicknessGrid, mean: float, width: float, *, hidden: int, seed: int, **options):
         super().__init__(grid, mean, width, **options)

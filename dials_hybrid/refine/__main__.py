@@ -24,6 +24,7 @@ import logging
 import sys
 import time
 from dataclasses import asdict, replace
+from typing import Any
 
 from dials_hybrid.program import check_output, is_first_rank, local_device, one_sentence
 
@@ -57,8 +58,8 @@ def run(args: list[str] | None = None) -> None:
         _refine(files[0], values)
 
 
-def _values(args) -> dict:
-    values = dict(_DEFAULTS)
+def _values(args) -> dict[str, Any]:
+    values: dict[str, Any] = dict(_DEFAULTS)
     for arg in args:
         name, _, value = arg.partition("=")
         if name not in values:

@@ -98,5 +98,5 @@ def vote(observations: Observations, first: Tensor, second: Tensor) -> Votes:
 
 def compare(observations: Observations, first: Tensor, second: Tensor) -> Hands:
     """Two hands by their calculated intensities (M,); the first is the one given."""
-    r1 = [r_values(observations.intensity, observations.sigma, i).r1_obs for i in (first, second)]
-    return Hands(*r1, vote(observations, first, second))
+    r1, other = (r_values(observations.intensity, observations.sigma, i).r1_obs for i in (first, second))
+    return Hands(r1, other, vote(observations, first, second))

@@ -123,10 +123,11 @@ class Builder:
     @cached_property
     def _longest_way(self) -> float:
         """Through the crystals, in units of their thickness."""
-        if self.settings.surface is None:
+        surface = self._surface()
+        if surface is None:
             return 1.0
         steps = self.inputs.measurement.dataset(1.0, 1).steps
-        cosine = (normals(self._surface(), steps, steps.basis) * steps.beam[steps.crystal]).sum(1)
+        cosine = (normals(surface, steps, steps.basis) * steps.beam[steps.crystal]).sum(1)
         return 1.0 / float(cosine.min())
 
     def _crystal(self) -> Crystal:
@@ -146,9 +147,15 @@ class Builder:
         if state.thickness_model in PARAMETRIC:
             return [PARAMETRIC[state.thickness_model](grid, *start) for start in state.thickness_start]
         thin = self._extinction(dataset) / (2.0 * math.pi)
-        prior = {"strength": settings.network_prior or state.network_prior, "thin": thin}
+        strength = settings.network_prior or state.network_prior
         if state.thickness_model == "histogram":
             terms = len(grid) // 2
-            return [Histogram(grid, *start, terms=terms, **prior) for start in state.thickness_start]
-        network = {"hidden": settings.network_hidden, "terms": settings.network_terms, "seed": settings.seed}
-        return [Neural(grid, *start, **network, **prior) for start in state.thickness_start]
+            return [
+                Histogram(grid, *start, terms=terms, strength=strength, thin=thin)
+                for start in state.thickness_start
+            ]
+        hidden, terms, seed = settings.network_hidden, settings.network_terms, settings.seed
+        return [
+            Neural(grid, *start, hidden=hidden, seed=seed, terms=terms, strength=strength, thin=thin)
+            for start in state.thickness_start
+        ]

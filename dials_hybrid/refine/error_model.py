@@ -82,8 +82,8 @@ def fit_error_model(
         values = {name: number * unit[name] for name, number in zip(refined, numbers, strict=True)}
         error = ErrorModel(**fixed, **values).sigma(intensity, sigma, calculated)
         value = -(share * log_likelihood(deviation, error, cutoff)).sum() / share.sum()
-        value.backward()
-        return value.item(), numbers.grad.numpy()
+        (gradient,) = torch.autograd.grad(value, numbers)
+        return value.item(), gradient.numpy()
 
     start = {"gain": 1.5, "instability": 0.015, "floor": 0.3}
     bounds = [_LIMITS[name] for name in refined]

@@ -114,7 +114,7 @@ def figures(outcome: Outcome, thickness: ThicknessResult) -> dict:
         "scale": scale_curve(outcome),
         "wavelength": dataset.wavelength,
         "absolute_structure": outcome.hands and outcome.hands.as_dict(),
-        "scan": asdict(outcome.state.scan),
+        "scan": outcome.state.scan and asdict(outcome.state.scan),
         "history": [asdict(cycle) for cycle in outcome.state.history],
         "parameters": [asdict(parameter) for parameter in parameters],
         "correlations": largest_correlations(outcome, parameters),

@@ -93,7 +93,7 @@ class JointFit:
                 "calculated and observed intensities do not correlate: is this the right structure?"
             )
         with torch.no_grad():
-            self.hybrid.scale.constant += math.log(factor)
+            self.hybrid.scale.constant.add_(math.log(factor))
         return evaluation.sums
 
     def refine(
@@ -116,6 +116,7 @@ class JointFit:
                 evaluation = self.hybrid.evaluate(derivatives=True, structure=structure)
                 sums = evaluation.sums
                 return evaluation
+            assert sums is not None  # the first call is a fresh one
             intensity = self.hybrid.evaluate().sums.intensity
             return self.hybrid.recombine(replace(sums, intensity=intensity), derivatives=True)
 
@@ -149,15 +150,15 @@ class JointFit:
         centre, sigma = self.hybrid.prior()
         directions = centre.new_zeros(len(self.origin_shifts), len(centre))
         directions[:, self.hybrid.structure] = self.origin_shifts.to(directions)
-        restraints = self._restrained(variance) if self.restraints else None
+        restraints = self._restrained(self.restraints, variance) if self.restraints else None
         return Prior(centre, sigma / math.sqrt(variance), directions, restraints)
 
-    def _restrained(self, variance: float) -> Callable[[Tensor], Linearisation]:
-        """Residuals of the restraints and their derivatives by all parameters."""
+    def _restrained(self, restraints: Restraints, variance: float) -> Callable[[Tensor], Linearisation]:
+        """Residuals of restraints and their derivatives by all parameters."""
         crystal, part = self.hybrid.crystal, self.hybrid.structure
 
         def restrained(x: Tensor) -> Linearisation:
-            rows = restraint_rows(self.restraints, crystal.atoms_at(x[part]))
+            rows = restraint_rows(restraints, crystal.atoms_at(x[part]))
             jacobian = x.new_zeros(len(rows.residuals), len(x))
             jacobian[:, part] = rows.by(crystal.jacobian)
             return Linearisation(math.sqrt(variance) * rows.residuals, math.sqrt(variance) * jacobian)
@@ -202,6 +203,7 @@ class JointFit:
         return fit
 
     def _fit(self, step: Step, active: Tensor) -> Fit:
+        assert step.remaining is not None  # of the steps that `minimise` gives
         evaluation, at = step.linearisation.model, step.linearisation
         data, prior = step.data_matrix, step.normal_matrix - step.data_matrix
         inverse = covariance(step.normal_matrix, active)

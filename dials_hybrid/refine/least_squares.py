@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Linearisation:
 
     residuals: Tensor
     jacobian: Tensor | Jacobian
-    model: object = None  # whatever the caller wants back with the accepted point
+    model: Any = None  # whatever the caller wants back with the accepted point
 
     def normal_equations(self) -> tuple[Tensor, Tensor]:
         """J^T J (P, P) and J^T r (P,)."""

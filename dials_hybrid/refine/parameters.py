@@ -83,7 +83,7 @@ def _readable(name: str, place: tuple[int, ...]) -> str:
     """ "scale.log_scale" at (0, 2) is "log scale 1, 3": crystal 1, coefficient 3."""
     module, *crystal, leaf = name.split(".")
     words = leaf if module in leaf else f"{module} {leaf}"
-    numbers = ", ".join(str(int(index) + 1) for index in (*crystal, *place))
+    numbers = ", ".join(str(index + 1) for index in (*map(int, crystal), *place))
     return f"{words.replace('_', ' ')} {numbers}"
 
 

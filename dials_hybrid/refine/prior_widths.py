@@ -13,11 +13,13 @@ with C the covariance of x, priors included: gamma is the number of them that th
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dials_hybrid.model.hybrid import Hybrid
+from dials_hybrid.model.thickness_network import Tilted
 from dials_hybrid.refine.joint_fit import Fit
 from dials_hybrid.refine.least_squares import Linearisation, covariance
 
@@ -34,27 +36,30 @@ def learn_widths(hybrid: Hybrid, fit: Fit, network: bool) -> None:
     scale = hybrid.scale
     part = hybrid.slices()["scale"].start + len(scale.constant)
     scale.restraint = _width(hybrid, variance, [slice(part, part + scale.log_scale.numel())], _SCALE)
-    if network and hasattr(hybrid.thickness[0], "strength"):
+    networks = [model for model in hybrid.thickness if isinstance(model, Tilted)]
+    if network and networks:
         places, stop = [], hybrid.slices()["thickness"].start
-        for model in hybrid.thickness:
+        for model in networks:
             stop += sum(parameter.numel() for parameter in model.parameters())
             places.append(slice(stop - model.n_held, stop))
         width = _width(hybrid, variance, places, _NETWORK)
-        for model in hybrid.thickness:
+        for model in networks:
             model.strength = width
 
 
-def prior_widths(hybrid: Hybrid) -> dict[str, float]:
+def prior_widths(hybrid: Hybrid) -> dict[str, Any]:
     """The widths of a model, by the names they have in `State`."""
     widths = {"scale_prior": hybrid.scale.restraint}
-    if hasattr(hybrid.thickness[0], "strength"):
-        widths["network_prior"] = hybrid.thickness[0].strength
+    first = hybrid.thickness[0]
+    if isinstance(first, Tilted):
+        widths["network_prior"] = first.strength
     return widths
 
 
 def _variance(hybrid: Hybrid, fit: Fit) -> Tensor:
     """Posterior variance (P,) of each number of thickness and scale, zero for the others."""
     jacobian = hybrid.recombine(fit.evaluation.sums, derivatives=True).jacobian
+    assert jacobian is not None
     residuals = fit.target.residuals(fit.evaluation.intensity)
     data, _ = Linearisation(residuals, jacobian.weighted(fit.target.root_weight)).normal_equations()
     noise = float((residuals**2).sum()) / max(1, fit.target.n_work)

@@ -4,7 +4,8 @@
     orientation  tilts, mosaic spread, thickness and scale; the structure waits
     joint        everything together
     thickness    another model takes over the thickness distribution; all else waits
-    final        everything together, in finer rocking steps and double precision; the covariance matrix
+    final        everything together, in finer rocking steps, with the covariance matrix; intensities at the
+                 end in double precision
     hand         of a chiral structure: the other hand, to see which one the data prefer
 
 Each stage starts from the numbers in `State` alone, so that a run resumed from a checkpoint ends
@@ -36,7 +37,7 @@ from dials_hybrid.refine.thickness_stage import change_model, starts
 
 _BLOCKS = {"orientation": ("orientation", "thickness", "scale")}
 _CYCLES = {"orientation": 4, "final": 4, "hand": 5, "given": 0}
-_TOLERANCE = {"final": 0.05}  # times that of the other stages
+_TOLERANCE = {"joint": 10.0, "final": 0.05}  # times that of the settings: `final` goes on where `joint` ends
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Protocol:
         self.on_cycle = on_cycle
         self.on_comparison = on_comparison
         self.on_checkpoint = on_checkpoint
-        self.reached: list[float] | None = None  # parameters after the last cycle
+        self.reached: list[float] = []  # parameters after the last cycle
 
     def run(self, state: State | None = None) -> Outcome:
         """Run the stages that `state` has not been through."""
@@ -123,9 +124,10 @@ class Protocol:
                 state = replace(state, given=state)
             if stage != STAGES[-1]:
                 self.on_checkpoint(state)
+        assert fit is not None  # of the last stage
         hands = self._compare_hands(hybrid, state, fit)
         rose = _risen(state, hybrid)
-        if rose:
+        if rose and state.given:
             state = replace(state.given, stage=state.stage, history=state.history)
             hybrid = self._model(state)
             fit, _ = self._refine(hybrid, "given")
@@ -133,7 +135,7 @@ class Protocol:
 
     def _interruptible(self, hybrid: Hybrid, state: State, stage: str) -> tuple[Fit, list[Cycle]]:
         """Refine; after Ctrl-C the checkpoint has the last cycle, from which the stage begins anew."""
-        self.reached = None
+        self.reached = []
         try:
             return self._refine(hybrid, stage)
         except KeyboardInterrupt:
@@ -168,9 +170,8 @@ class Protocol:
         return JointFit(hybrid, weighting, inputs.origin_shifts, restraints)
 
     def _refine(self, hybrid: Hybrid, stage: str) -> tuple[Fit, list[Cycle]]:
-        # Single precision leaves 1e-4 in derivatives, so in s.u.s and in the pace of convergence only.
-        hybrid.dtype = torch.float64 if stage in ("final", "given") else torch.float32
-        hybrid.derivative_dtype = torch.float32
+        # Single precision leaves 1e-5 in intensities and 1e-4 in their derivatives, and so in s.u.s.
+        hybrid.dtype = torch.float32
         hybrid.update_beams()
         cycles: list[Cycle] = []
 
@@ -182,10 +183,12 @@ class Protocol:
         fit = self._joint_fit(hybrid).refine(
             _BLOCKS.get(stage, BLOCKS),
             stage=stage,
-            max_cycles=min(_CYCLES.get(stage, math.inf), self.settings.max_cycles),
+            max_cycles=min(_CYCLES.get(stage, self.settings.max_cycles), self.settings.max_cycles),
             tolerance=self.settings.tolerance * _TOLERANCE.get(stage, 1.0),
             on_cycle=on_cycle,
         )
+        if stage in ("final", "given"):
+            fit = replace(fit, evaluation=hybrid.precise())
         return fit, cycles
 
     def _orientation(self, hybrid: Hybrid, state: State) -> tuple[Hybrid, State, Fit, list[Cycle]]:

@@ -131,7 +131,7 @@ def _planes(restrained: Restrained, atoms: AtomicModel):
     a = _orthogonal(atoms)
     residuals, columns, derivatives = [], [], []
     widest = 3 * int(torch.bincount(restrained.group).max())
-    order = []
+    places = []
     for group in restrained.group.unique():
         own = (restrained.group == group).nonzero().flatten()
         index, sigma = restrained.atoms[own, 0], restrained.sigma[own]
@@ -146,8 +146,8 @@ def _planes(restrained: Restrained, atoms: AtomicModel):
         derivatives.append(_padded(jacrev(heights)(x).flatten(1), widest))
         own_columns = (_WIDTH * index[:, None] + torch.arange(3, device=index.device)).flatten()
         columns.append(_padded(own_columns.expand(len(own), -1), widest))
-        order.append(own)
-    order = torch.argsort(torch.cat(order))
+        places.append(own)
+    order = torch.argsort(torch.cat(places))
     return tuple(torch.cat(parts)[order] for parts in (residuals, columns, derivatives))
 
 

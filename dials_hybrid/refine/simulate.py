@@ -24,6 +24,7 @@ from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.simulation import BeamPolicy, Progress, Simulation, silent
 from dials_hybrid.refine.specimen import Chebyshev, Specimen
 from dials_hybrid.rocking.measurement import Measurement
+from dials_hybrid.rocking.sweep import Sweep
 
 _FEWEST_NODES, _NODES_PER_EXTINCTION = 24, 12
 _FEWEST_TRIED = 50  # reflections
@@ -143,7 +144,8 @@ def scaled_angle(angle: np.ndarray, run: np.ndarray, limits: list[tuple[float, f
 
 def scan_limits(measurement: Measurement) -> list[tuple[float, float]]:
     """Scan angles at the ends of each run [degree]."""
-    return [(float(run.angle(run.z[0])), float(run.angle(run.z[-1]))) for run in measurement.runs]
+    runs = [run for run in measurement.runs if isinstance(run, Sweep)]  # nothing else is simulated
+    return [(float(run.angle(run.z[0])), float(run.angle(run.z[-1]))) for run in runs]
 
 
 def _crystal(atoms: AtomicModel) -> Crystal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -135,4 +136,5 @@ def _scan(content: dict) -> ThicknessScan:
 
 
 def _cycle(content: dict) -> Cycle:
-    return Cycle(**{name: math.nan if value is None else value for name, value in content.items()})
+    numbers: dict[str, Any] = {n: math.nan if value is None else value for n, value in content.items()}
+    return Cycle(**numbers)

@@ -24,7 +24,7 @@ from torch import Tensor
 from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.simulation import RockingSums
 from dials_hybrid.refine.error_model import log_likelihood
-from dials_hybrid.refine.joint_fit import JointFit
+from dials_hybrid.refine.joint_fit import Fit, JointFit
 from dials_hybrid.refine.prior_widths import learn_widths
 from dials_hybrid.refine.rvalues import r_values
 from dials_hybrid.refine.target import Target
@@ -42,6 +42,7 @@ class Candidate:
     model: str
     n_parameters: float  # effective number, the scale's included
     r1_obs: float  # of reflections as predicted by the fits without them
+    r1_free: float  # of the free set, which has no say
     behind: float  # cross-validated log-likelihood of the best model minus this one's
     standard_error: float  # of this difference
     chosen: bool = False
@@ -107,20 +108,22 @@ def compare(
         learn: see `fit_thickness`.
     """
     fold = folds(group, seed)
-    models, parameters, predicted = {}, {}, {}
+    models, fits, predicted = {}, {}, {}
     for name in CANDIDATES:
         models[name] = build(name)
         fit = joint_fit(models[name])
         target = fit_thickness(fit, sums, reference, learn)
-        parameters[name] = fit.refine_thickness(sums, target, max_cycles=0, tolerance=0.0).n_parameters
+        fits[name] = fit.refine_thickness(sums, target, max_cycles=0, tolerance=0.0)
         predicted[name] = cross_validate(fit, sums, target, fold)
-    candidates = _judge(predicted, parameters, reference, models["flat"].dataset.observations, group)
+    candidates = _judge(predicted, fits, reference, models["flat"].dataset.observations, group)
     chosen = next(c.model for c in candidates if c.chosen)
     return candidates, models[chosen]
 
 
-def _judge(predicted, parameters, reference: Target, observations, group: Tensor) -> list[Candidate]:
-    work = reference.work
+def _judge(
+    predicted: dict[str, Tensor], fits: dict[str, Fit], reference: Target, observations, group: Tensor
+) -> list[Candidate]:
+    work, free = reference.work, observations.free
     likelihood = {
         name: (
             reference.share * log_likelihood(values - reference.intensity, reference.sigma, reference.cutoff)
@@ -133,12 +136,17 @@ def _judge(predicted, parameters, reference: Target, observations, group: Tensor
     for name in predicted:
         difference = likelihood[best] - likelihood[name]
         of_group = difference.new_zeros(int(unique.max()) + 1).index_add(0, unique, difference)
-        values = r_values(observations.intensity[work], observations.sigma[work], predicted[name][work])
+        fitted = fits[name].evaluation.intensity
+        r1_obs, r1_free = (
+            r_values(observations.intensity[part], observations.sigma[part], intensity[part]).r1_obs
+            for part, intensity in ((work, predicted[name]), (free, fitted))
+        )
         candidates.append(
             Candidate(
                 model=name,
-                n_parameters=parameters[name],
-                r1_obs=values.r1_obs,
+                n_parameters=fits[name].n_parameters,
+                r1_obs=r1_obs,
+                r1_free=r1_free,
                 behind=float(difference.sum()),
                 standard_error=float(of_group.std()) * math.sqrt(len(of_group)),
             )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.simulation import RockingSums
+from dials_hybrid.model.thickness import Normal
 from dials_hybrid.refine.build import Builder
 from dials_hybrid.refine.free_set import unique_reflections
 from dials_hybrid.refine.joint_fit import JointFit
@@ -41,6 +42,7 @@ def starts(
     Pendelloesung makes several thicknesses look alike, and which is the best may change once the
     orientation is refined. Thickness and scale are refined here from each, all with the same sums.
     """
+    assert state.scan is not None
     found = []
     for numbers in state.scan.minima[state.thickness_model]:
         start = replace(state, thickness_start=[numbers] * len(state.thickness_start))
@@ -69,7 +71,8 @@ def change_model(
     sums, observations = evaluation.sums, hybrid.dataset.observations
     reference = make_fit(hybrid).weighting.target(observations, evaluation.intensity)
     scan = scan_thickness(evaluation.scale[:, None] * sums.intensity, hybrid.grid, reference)
-    present = [[model.mean.item(), model.width.item()] for model in hybrid.thickness]
+    normal = [model for model in hybrid.thickness if isinstance(model, Normal)]
+    present = [[model.mean.item(), model.width.item()] for model in normal]
 
     learn = build.settings.network_prior is None
 

@@ -122,5 +122,5 @@ def _curves(name, title, note, curves: Sequence[Curve], what: str, **options) ->
         if curve.uncertainty is not None:
             traces.append(band(x, y - curve.uncertainty, y + curve.uncertainty, index))
         traces.append(line(f"{curve.name}, crystal {curve.crystal + 1}", x, y, index, mode="lines"))
-    x = axis("scan angle [°]")
-    return figure(name, "crystal", title, note, traces, xaxis=x, yaxis=axis(what, **options))
+    axes = {"xaxis": axis("scan angle [°]"), "yaxis": axis(what, **options)}
+    return figure(name, "crystal", title, note, traces, **axes)

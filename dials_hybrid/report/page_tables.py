@@ -14,7 +14,7 @@ _WORST = 20  # rows of a table of what is worst
 
 
 def percent(value: float | None) -> str:
-    return "–" if missing(value) else f"{100.0 * value:.2f} %"
+    return "–" if value is None or missing(value) else f"{100.0 * value:.2f} %"
 
 
 def missing(value: float | None) -> bool:
@@ -155,12 +155,12 @@ def restraints(each: Sequence[Mapping]) -> tuple[list[tuple[str, ...]], list[tup
     off: dict[str, list[float]] = {}
     for restraint in each:
         off.setdefault(restraint["kind"], []).append(restraint["in_sigmas"])
-    kinds = [
+    kinds: list[tuple[str, ...]] = [
         (kind.upper(), str(len(x)), f"{np.square(x).mean() ** 0.5:.2f}", f"{max(map(abs, x)):.2f}")
         for kind, x in off.items()
     ]
     worst = sorted(each, key=lambda restraint: -abs(restraint["in_sigmas"]))[:_WORST]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             restraint["kind"].upper(),
             " ".join(restraint["labels"]),

@@ -121,7 +121,7 @@ def summary_table(summary: Mapping) -> str:
     error_model = f"gain {errors['gain']:.2f}, {percent_of_f:.1f} % of F, floor {errors['floor']:.1f}"
     rows.append(["goodness of fit", f"{summary['goodness_of_fit']:.2f}", error_model])
     rows.append(["by sigmas of the table", f"{summary['goodness_of_input_sigmas']:.2f}", ""])
-    rows.append(["outliers", len(summary["outliers"]), "robust weight below 0.25"])
+    rows.append(["outliers", str(len(summary["outliers"])), "robust weight below 0.25"])
     rows.append(["parameters", summary["n_parameters"], ""])
     rows.append(["of them effective", f"{summary['n_parameters_effective']:.1f}", ""])
     rows.append(["mean thickness", f"{summary['thickness_mean']:.0f} A", summary["thickness_model"]])

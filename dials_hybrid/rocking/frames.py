@@ -106,9 +106,8 @@ class VirtualFrames:
 
     def windows(self, cut: Cut, reflections) -> tuple[np.ndarray, np.ndarray]:
         """First step and the one behind the last (M,) of each reflection: those of its whole frame."""
-        return np.searchsorted(cut.frame, reflections.frame), np.searchsorted(
-            cut.frame, reflections.frame, side="right"
-        )
+        frame: np.ndarray = reflections.frame
+        return np.searchsorted(cut.frame, frame), np.searchsorted(cut.frame, frame, side="right")
 
 
 def shares(run: VirtualFrames, hkl: np.ndarray, frame: np.ndarray) -> np.ndarray:

@@ -121,7 +121,7 @@ def _whole(reflections: Reflections) -> Reflections:
 def joined(measurements: list[Measurement]) -> Measurement:
     """Several measurements as one: a run stays a run, and its rows those of its own source."""
     runs = [run for measurement in measurements for run in measurement.runs]
-    columns = {item.name: [] for item in fields(Reflections)}
+    columns: dict[str, list[np.ndarray]] = {item.name: [] for item in fields(Reflections)}
     rejected: dict[str, int] = {}
     before = 0
     for measurement in measurements:

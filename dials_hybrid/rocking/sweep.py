@@ -83,7 +83,8 @@ class Sweep:
 
     def windows(self, cut: Cut, reflections) -> tuple[np.ndarray, np.ndarray]:
         """First step and the one behind the last (M,) within the rocking curve of each reflection."""
-        angle, half_width = reflections.angle, reflections.half_width
+        angle: np.ndarray = reflections.angle
+        half_width: np.ndarray = reflections.half_width
         rising = cut.angle if self.width > 0 else cut.angle[::-1]
         low = np.searchsorted(rising, angle - half_width)
         high = np.searchsorted(rising, angle + half_width)

@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from commands import CHEAP, PROGRAM
+from commands import CHEAP, PROGRAM, hearing_ctrl_c
 
 pytest.importorskip("dials.array_family.flex")
 
@@ -35,6 +35,7 @@ def test_an_interrupt_says_how_to_continue(expt, refl, cif, here, nproc):
     """Ctrl-C reaches every process of the terminal's group."""
     options = {"cwd": here, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     args = [*PROGRAM, expt, refl, cif, f"nproc={nproc}"]
+    options["preexec_fn"] = hearing_ctrl_c
     process = subprocess.Popen(args, start_new_session=True, **options)
     checkpoint = here / "dials.hybrid_refine.checkpoint"
     deadline = time.monotonic() + 120

@@ -27,7 +27,7 @@ def test_jacobian_against_central_differences(hybrid, block):
     check_jacobian(hybrid(), block)
 
 
-@pytest.mark.parametrize("thickness", ["flat", "wedge", "normal", "neural"])
+@pytest.mark.parametrize("thickness", ["flat", "wedge", "normal", "gamma", "histogram", "neural"])
 def test_jacobian_by_thickness_against_central_differences(hybrid, thickness):
     check_jacobian(hybrid(thickness), "thickness")
 

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from commands import hearing_ctrl_c
 from problems import small_problem
 
 from dials_hybrid.problem import read_result, write_problem
@@ -163,6 +164,7 @@ def test_an_interrupt_says_how_to_continue(file, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hearing_ctrl_c,
     )
     while "waiting" not in process.stdout.readline():
         assert process.poll() is None

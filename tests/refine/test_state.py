@@ -22,7 +22,7 @@ def state(**changes) -> State:
     best = {"flat": [210.0], "wedge": [400.0 + THIRD], "normal": [200.0, 80.0], "gamma": [300.0, 90.0]}
     minima = {name: [numbers, numbers] for name, numbers in best.items()}
     scan = ThicknessScan([10.0, 20.0], [THIRD, 1e300], best, {name: THIRD for name in best}, minima)
-    candidate = Candidate("wedge", 9.0 + THIRD, 0.08, 0.0, 0.0, True)
+    candidate = Candidate("wedge", 9.0 + THIRD, 0.08, 0.09, 0.0, 0.0, True)
     cycle = Cycle("joint", 1, 0.08, 0.15, 0.1, math.nan, 1.7, 210.0, 0.3)
     vector = [THIRD, -TINY, 0.1]
     whole = State("joint", scan, (650.0, 16), "wedge", [[400.0 + THIRD]], vector, [cycle], [candidate])

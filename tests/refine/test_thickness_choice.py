@@ -18,6 +18,7 @@ from dials_hybrid.model.thickness_grid import ThicknessGrid
 from dials_hybrid.refine.build import Builder
 from dials_hybrid.refine.free_set import unique_reflections
 from dials_hybrid.refine.joint_fit import JointFit
+from dials_hybrid.refine.rvalues import r_values
 from dials_hybrid.refine.state import State
 from dials_hybrid.refine.target import Weighting
 from dials_hybrid.refine.thickness_choice import cross_validate, folds
@@ -62,8 +63,14 @@ def test_what_is_enough_is_chosen(prepared, truth, likely):
     model, after, candidates = change_model(build, make_fit, hybrid, state, "auto")
     assert after.thickness_model in likely
     assert [c.model for c in candidates if c.chosen] == [after.thickness_model]
+    r1_free = {c.model: c.r1_free for c in candidates}
     if after.thickness_model != "normal":
         assert after.vector == model.vector().tolist()
+        observations = model.dataset.observations
+        free, intensity = observations.free, model.evaluate().intensity
+        expected = r_values(observations.intensity[free], observations.sigma[free], intensity[free])
+        assert r1_free[after.thickness_model] == pytest.approx(expected.r1_obs, rel=0.01)
+    assert truth == "flat" or r1_free["flat"] > r1_free["normal"]
     blocks, others = hybrid.slices(), model.slices()
     assert torch.equal(model.vector()[others["crystal"]], hybrid.vector()[blocks["crystal"]])
     assert torch.equal(model.vector()[others["orientation"]], hybrid.vector()[blocks["orientation"]])

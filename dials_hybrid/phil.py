@@ -110,14 +110,13 @@ beams {
     .type = float(value_min=0.1)
     .help = "Largest |g| of the beams that take part [1/Angstrom]. Auto: 1.1 times the largest of the"
             "data, at least 1.8."
-  sg_max = 0.01
+  sg_max = 0.0075
     .type = float(value_min=0.0001)
     .help = "Largest excitation error of the beams that take part [1/Angstrom]."
-  weak_sg_max = None
+  weak_sg_max = 0.03
     .type = float(value_min=0.0001)
     .help = "Beams with excitation errors between sg_max and this take part by perturbation (Bethe"
             "potentials) [1/Angstrom]. None: there are none."
-    .expert_level = 1
   rocking_step = Auto
     .type = float(value_min=0.0001)
     .help = "Scan angle between two solutions of the wave equation [degree]; at most a quarter of"

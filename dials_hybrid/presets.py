@@ -14,6 +14,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
         "data.frame_window=frame",
         "data.free_fraction=0",
         "beams.sg_max=0.01",
+        "beams.weak_sg_max=None",
         "beams.frame_steps=120",
         "beams.segment_length=1",
         "orientation.mosaic_points=5",

@@ -23,10 +23,11 @@ from dials_hybrid.synthesis import Synthesis
 
 NODES = 40  # of thickness
 # The beams, with the same steps as their reference; the steps, with the same beams.
-BEAMS = Numerics(g_max=2.6, sg_max=0.04, rocking_step=0.01, mosaic_points=5, nodes=NODES)
+BEAMS = Numerics(2.6, sg_max=0.03, rocking_step=0.01, mosaic_points=5, nodes=NODES, weak_sg_max=0.12)
 STEPS = Numerics(g_max=2.0, sg_max=0.01, rocking_step=0.02 / 15, mosaic_points=15, nodes=NODES)
-TRIED_BEAMS = [("g_max", value) for value in (1.8, 1.9, 2.0, 2.2, 2.4)]
-TRIED_BEAMS += [("sg_max", value) for value in (0.005, 0.0075, 0.01, 0.015, 0.02, 0.03)]
+TRIED_G_MAX = 1.8, 1.9, 2.0, 2.2, 2.4
+TRIED_SG_MAX = [(value, 0.0) for value in (0.005, 0.0075, 0.01, 0.015, 0.02, 0.03)]
+TRIED_SG_MAX += [(0.005, 0.03), (0.0075, 0.03), (0.0075, 0.06), (0.01, 0.03), (0.015, 0.03)]
 TRIED_STEPS = [(5, 0.024), (5, 0.048), (5, 0.072), (5, 0.096), (1, 0.024), (3, 0.024), (9, 0.024)]
 
 
@@ -49,8 +50,11 @@ def main(experiments: str, reflections: str, model: str, thickness: str = "600")
 
     print(f"{len(rows)} reflections, mean thickness {thickness} A")
     reference = amplitudes(BEAMS)
-    for name, value in TRIED_BEAMS:
-        report(f"{name} {value:g}", replace(BEAMS, **{name: value}))
+    for g_max in TRIED_G_MAX:
+        report(f"g_max {g_max:g}", replace(BEAMS, g_max=g_max))
+    for strong, weak in TRIED_SG_MAX:
+        label = f"sg_max {strong:g}" + (f", weak_sg_max {weak:g}" if weak else "")
+        report(label, replace(BEAMS, sg_max=strong, weak_sg_max=weak))
     reference = amplitudes(STEPS)
     for points, period in TRIED_STEPS:
         variant = replace(STEPS, mosaic_points=points, rocking_step=period / points)

@@ -30,7 +30,6 @@ def effects(inputs: Inputs, settings: Settings, outcome: Outcome) -> list[Effect
     """Of each option that is off by default and in use, the calculation as refined first; else empty."""
     off = {
         "absorption": replace(settings, absorption=0.0, absorption_restraint=None),
-        "weak beams": replace(settings, weak_sg_max=0.0),
         "inclined surface": replace(settings, surface=None),
         "form factors by Lobato & Van Dyck": replace(settings, form_factors="peng"),
     }

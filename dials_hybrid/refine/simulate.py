@@ -39,6 +39,7 @@ class Numerics:
     rocking_step: float  # [degree]
     mosaic_points: int  # quantiles, which take turns; 1: no mosaicity
     nodes: int  # of thickness
+    weak_sg_max: float = 0.0  # beams beyond sg_max take part up to here by perturbation [1/A]
 
     def coarser(self) -> dict[str, Numerics]:
         """Each number alone made as coarse as refinements use it."""
@@ -90,7 +91,7 @@ def ideal_intensities(
         dataset,
         atoms,
         basis,
-        BeamPolicy(numerics.g_max, numerics.sg_max, segment_length=16),
+        BeamPolicy(numerics.g_max, numerics.sg_max, 16, numerics.weak_sg_max),
         mean_inner_potential=float(u_0.real),
         nproc=nproc,
         dtype=dtype,

@@ -33,7 +33,7 @@ _MOST_STEPS, _MOST_BEAMS, _MOST_DEGREES, _MOST_THICKNESSES = 10**7, 10**6, 1e5, 
 # Arrays that hold no floating-point numbers, and the bytes of a number.
 _WHOLE = frozenset("hkl run row first last crystal frame atoms group form_factor_type".split())
 _BOOLEAN = frozenset(("anisotropic", "free"))
-_BYTES = {"b": (1,), "i": (8,), "f": (4, 8)}
+_BYTES = {"b": 1, "i": 8, "f": 8}
 _NONSENSE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -218,7 +218,7 @@ def _check_finished(finished: Finished, inputs: Inputs) -> None:
 def _numbers(values: Tensor | np.ndarray, shape: tuple[int, ...], name: str = "") -> None:
     values = np.asarray(values)
     kind = "b" if name in _BOOLEAN else "i" if name in _WHOLE else "f"
-    _require(values.dtype.kind == kind and values.dtype.itemsize in _BYTES[kind], "of another type")
+    _require(values.dtype.kind == kind and values.dtype.itemsize == _BYTES[kind], "of another type")
     _require(values.shape == shape and bool(np.isfinite(values).all()), f"not finite, or not {shape}")
 
 

@@ -140,10 +140,12 @@ def _log_model(hybrid: Hybrid) -> None:
 
 def _log_hands(hands: dict) -> None:
     figures = (
-        f"R1_obs {hands['r1_obs']:.2%} against {hands['r1_obs_other']:.2%}, z-score {hands['z_score']:.1f} "
-        f"({hands['z_score_noise_adjusted']:.1f} without reflections that noise decides)"
+        f"R1_obs {hands['r1_obs']:.2%} against {hands['r1_obs_other']:.2%}, z-score of "
+        f"observed reflections {hands['z_score_observed']:.1f} "
+        f"({hands['z_score_observed_noise_adjusted']:.1f} without those that noise decides), "
+        f"of all {hands['z_score']:.1f}"
     )
-    if hands["z_score_noise_adjusted"] < _CERTAIN:
+    if hands["z_score_observed_noise_adjusted"] < _CERTAIN:
         logger.warning(f"\nThe data cannot tell the two hands of the structure apart: {figures}")
     elif hands["hand"] == "as given":
         logger.info(f"\nThe data prefer the hand given: {figures}")

@@ -55,6 +55,47 @@ def test_from_a_pets_file_to_all_outputs(quartz_pets, quartz_dials, here):
 
 
 @pytest.mark.slow
+def test_janas_conventions(quartz_pets, quartz_dials, here):
+    """A frame alone, in 120 midpoints for each of five quantiles, beams chosen in every step, a wedge."""
+    lines = (quartz_pets / "quartz.cif_pets").read_text(encoding="latin-1").splitlines()
+    zones = lines.index("_diffrn_zone_axis_scale") + 1
+    lists = lines.index("_refln_index_h") - 1
+    (here / "few.cif_pets").write_text("\n".join(lines[: zones + 3] + lines[lists:]), encoding="latin-1")
+    cheap = ["beams.g_max=1.3", "data.d_min=0.8", "refinement.max_cycles=1", "nproc=1", "output.html=None"]
+    model = [str(quartz_dials / "quartz_P3221.cif"), "structure.adp=isotropic", "absolute_structure=ignore"]
+    run(["few.cif_pets", *model, "preset=jana", *cheap])
+    summary = json.loads((here / "dials.hybrid_refine.json").read_text())
+    assert summary["settings"]["rocking_step"] == pytest.approx(2.0 / 120 / 5)
+    assert summary["settings"]["segment_length"] == 1
+    assert f"{3 * 120 * 5} rocking steps" in (here / "dials.hybrid_refine.log").read_text()
+    assert summary["thickness_model"] == "wedge"
+    assert summary["error_model"] == {"gain": 1.0, "instability": 0.01, "floor": 0.0}
+    assert summary["n_free"] == 0
+    assert summary["r1_obs"] < 0.10
+
+
+@pytest.mark.slow
+def test_r_values_and_coordinates_of_quartz(quartz_pets, quartz_dials, here):
+    """Every other frame: the others list nearly the same intensities again. One cycle of each stage.
+
+    The referee is the X-ray structure of Levien, Prewitt & Weidner (1980), Am. Mineral. 65, 920.
+    """
+    files = [str(quartz_pets / "quartz.cif_pets"), str(quartz_dials / "quartz_P3221.cif")]
+    half = ",".join(str(number) for number in range(1, 100, 2))
+    cheap = ["thickness.model=wedge", "refinement.max_cycles=1", "absolute_structure=ignore", "nproc=1"]
+    run([*files, *cheap, "data.rsg=0.9", "beams.g_max=2", f"data.frames={half}", "output.html=None"])
+    summary = json.loads((here / "dials.hybrid_refine.json").read_text())
+    assert summary["n_observed"] > 500
+    assert summary["r1_obs"] < 0.065
+    assert summary["mean_of_ranges_r1_obs_own_scales"] < 0.055
+    structure = read_structure(here / "hybrid_refined.cif")
+    silicon, oxygen = structure.scatterers()
+    distance = structure.unit_cell().distance
+    assert distance(silicon.site, (0.4697, 0.0, 2 / 3)) < 0.012
+    assert distance(oxygen.site, (0.4135, 0.2669, 0.1191 + 2 / 3)) < 0.012
+
+
+@pytest.mark.slow
 def test_a_sweep_and_virtual_frames_together(quartz_pets, quartz_dials, here):
     params = phil_scope.fetch(
         libtbx.phil.parse("\n".join([*CHEAP, "data.frames=1-15", "output.checkpoint=None"]))

@@ -103,6 +103,29 @@ def test_test_hands_arguments_to_pytest(project, tmp_path):
     assert result.stdout == f"1 {project}\n<-m><pytest><-k><a or b>"
 
 
+GATES = ["ruff check", "ruff format --check", "mypy", "coverage run -m pytest"]
+COVERED = [
+    f"coverage report --include=dials_hybrid/{part} --fail-under=90"
+    for part in ("bloch/*", "data.py", "model/*", "refine/*")
+]
+
+
+def test_without_arguments_the_code_is_checked_too(project, tmp_path):
+    script(project / ".venv/bin/python", 'shift; echo "$*"')
+    result = call(project / "tools/test", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    called = [line for line in result.stdout.splitlines() if not line.startswith("test: ")]
+    assert called == GATES + COVERED
+
+
+@pytest.mark.parametrize("gate", GATES + COVERED[-1:])
+def test_a_gate_that_fails_is_named_and_the_others_still_run(project, tmp_path, gate):
+    script(project / ".venv/bin/python", f'shift; echo "$*"; [ "$*" != "{gate}" ]')
+    result = call(project / "tools/test", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (1, f"test: this failed: {gate}\n")
+    assert result.stdout.splitlines()[-1] == COVERED[-1]
+
+
 @pytest.mark.parametrize("name", ["test", "demo"])
 def test_tools_stop_when_bootstrap_fails(project, tmp_path, name):
     script(project / "tools/bootstrap", "exit 7")

@@ -9,7 +9,9 @@ votes k are for the first hand (Klar et al., Nature Chemistry 15, 848, 2023):
     z = (2 k - N) / sqrt(N),     adjusted for noise:  z' = (2 k - N) / sqrt(N - w),
     w = sum [1 - erf(|I_1 - I_2| / (2 sigma))].
 
-Rows that list one measurement n times count 1 / n each.
+Rows that list one measurement n times count 1 / n each. The votes of observed reflections (I > 3 sigma) are
+counted apart, too, and decide: most weak ones are weaker than either hand makes them, and so vote for the
+one that happens to make them weaker.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 
 from dials_hybrid.data import AtomicModel, Observations
-from dials_hybrid.refine.rvalues import r_values
+from dials_hybrid.refine.rvalues import observed, r_values
 from dials_hybrid.refine.state import Inputs
 
 SITE = slice(0, 3)  # of ATOM_PARAMETERS
@@ -49,19 +51,24 @@ class Hands:
     r1_obs: float  # of the hand given
     r1_obs_other: float
     votes: Votes
+    votes_observed: Votes  # of reflections with I > 3 sigma alone
 
     def as_dict(self) -> dict:
-        """Plain values; z-scores are those of the hand that the data prefer."""
-        given = self.votes.z_score >= 0.0
+        """Plain values; z-scores are those of the hand that the observed reflections prefer."""
+        given = self.votes_observed.z_score >= 0.0
         sign = 1.0 if given else -1.0
+        probability = self.votes_observed.probability
         return {
             "hand": "as given" if given else "other than given",
             "z_score": sign * self.votes.z_score,
             "z_score_noise_adjusted": sign * self.votes.z_score_noise_adjusted,
-            "probability": self.votes.probability if given else 1.0 - self.votes.probability,
+            "probability": probability if given else 1.0 - probability,
             "r1_obs": self.r1_obs if given else self.r1_obs_other,
             "r1_obs_other": self.r1_obs_other if given else self.r1_obs,
             "n_reflections": self.votes.n,
+            "z_score_observed": sign * self.votes_observed.z_score,
+            "z_score_observed_noise_adjusted": sign * self.votes_observed.z_score_noise_adjusted,
+            "n_observed": self.votes_observed.n,
         }
 
 
@@ -83,7 +90,11 @@ def other_hand(inputs: Inputs) -> Inputs:
 
 def vote(observations: Observations, first: Tensor, second: Tensor) -> Votes:
     """Compare calculated intensities (M,) of two hands over all observations."""
-    i, sigma, share = observations.intensity, observations.sigma, observations.share
+    return _count(observations, first, second, observations.share)
+
+
+def _count(observations: Observations, first: Tensor, second: Tensor, share: Tensor) -> Votes:
+    i, sigma = observations.intensity, observations.sigma
     side = torch.sign((second - i).abs() - (first - i).abs())
     noise = 1.0 - torch.erf((first - second).abs() / (2.0 * sigma))
     n, majority = float(share.sum()), float((share * side).sum())
@@ -91,12 +102,14 @@ def vote(observations: Observations, first: Tensor, second: Tensor) -> Votes:
     return Votes(
         n=n,
         for_first=0.5 * (n + majority),
-        z_score=majority / math.sqrt(n),
+        z_score=majority / math.sqrt(max(n, 1e-12)),
         z_score_noise_adjusted=majority / math.sqrt(informative),
     )
 
 
 def compare(observations: Observations, first: Tensor, second: Tensor) -> Hands:
     """Two hands by their calculated intensities (M,); the first is the one given."""
-    r1, other = (r_values(observations.intensity, observations.sigma, i).r1_obs for i in (first, second))
-    return Hands(r1, other, vote(observations, first, second))
+    i, sigma = observations.intensity, observations.sigma
+    r1, other = (r_values(i, sigma, calculated).r1_obs for calculated in (first, second))
+    strong = torch.where(observed(i, sigma), observations.share, 0.0)
+    return Hands(r1, other, vote(observations, first, second), _count(observations, first, second, strong))

@@ -82,11 +82,11 @@ def goodness_of_fit(summary: Mapping) -> Iterator[str]:
 
 
 def hand(summary: Mapping) -> Iterator[str]:
-    """The noise-adjusted z-score is below 3, or the other hand is preferred."""
+    """The noise-adjusted z-score of observed reflections is below 3, or the other hand is preferred."""
     hands = summary["absolute_structure"]
     if not hands:
         return
-    z = hands["z_score_noise_adjusted"]
+    z = hands["z_score_observed_noise_adjusted"]
     if z < 3.0:
         yield f"The data do not tell the two hands apart (z-score {z:.1f}, 3 is needed)"
     elif hands["hand"] != "as given":

@@ -28,8 +28,8 @@ DEFINITIONS = {
     ),
     "Hand": (
         "The enantiomorph that fits better, where the space group leaves a choice, and R1 (I > 3σ) of the "
-        "other one. z-score: of N reflections k fit it better than the other hand, z = (2k − N)/√(N − w); w "
-        "is the number of reflections that noise decides (Klar et al. 2023)."
+        "other one. z-score: of N reflections with I > 3σ k fit it better than the other hand, "
+        "z = (2k − N)/√(N − w); w is the number of reflections that noise decides (Klar et al. 2023)."
     ),
     "ln L behind the best": (
         "Each model is fitted to four fifths of the reflections and judged by the likelihood L of the "

@@ -107,4 +107,5 @@ def _certainty(hand: Mapping | None) -> str:
     """How well the hands are told apart."""
     if not hand:
         return "not determined"
-    return f"z-score {hand['z_score_noise_adjusted']:.1f}, other hand {percent(hand['r1_obs_other'])}"
+    z = hand["z_score_observed_noise_adjusted"]
+    return f"z-score {z:.1f}, other hand {percent(hand['r1_obs_other'])}"

@@ -261,6 +261,23 @@ def _set(mapping: Map, name: str, value) -> None:
             pair[1] = value
 
 
+_TYPES = (np.bool_, np.uint8, np.int32, np.int64, np.float16, np.float32, np.float64, np.complex128)
+
+
+def retyped(content: bytes) -> list[bytes]:
+    """The archives in which one of the arrays has numbers of another type."""
+    with np.load(io.BytesIO(content)) as file:
+        arrays = dict(file)
+    found = []
+    for name, values in arrays.items():
+        for kind in _TYPES:
+            if values.dtype != kind:
+                written = io.BytesIO()
+                np.savez(written, **{**arrays, name: values.astype(kind)})
+                found.append(written.getvalue())
+    return found
+
+
 def archive(rng: Random, content: bytes) -> bytes:
     """Numbers, shapes and types of an .npz file's arrays, and its JSON header; checksums are right."""
     with np.load(io.BytesIO(content)) as file:

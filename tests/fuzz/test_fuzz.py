@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("dials.array_family.flex")
 
-from fuzz import runner, targets
+from fuzz import mutations, runner, targets
 
 KINDS = (
     *("experiments", "reflections", "cif", "shelx", "shelx_organic", "pdb", "cif_pets"),
@@ -52,6 +52,18 @@ def test_spoilt_files_get_one_sentence(kinds, folder, kind):
     assert [ending.number for ending in endings] == numbers
     assert [ending for ending in endings if ending.outcome not in runner.GOOD] == []
     assert sum(ending.outcome == "refused" for ending in endings) >= CUTS // 2
+
+
+@pytest.mark.parametrize("kind", ["problem", "result"])
+def test_arrays_of_other_types_get_one_sentence(kinds, folder, kind):
+    """Single precision where double is expected, say, which chance seldom finds."""
+    cases = mutations.retyped(kinds[kind].seeds[0])
+    waiting = iter(cases)
+    target = replace(kinds[kind], mutate=lambda rng, content: next(waiting))
+    first = target.n_cuts()
+    endings = list(runner.run(target, range(first, first + len(cases)), folder))
+    assert [ending for ending in endings if ending.outcome not in runner.GOOD] == []
+    assert sum(ending.outcome == "refused" for ending in endings) > 0.7 * len(cases) > 70
 
 
 def faults(kinds, folder, command, seconds=20.0):

@@ -10,7 +10,7 @@ from synthetic import WAVELENGTH
 
 from dials_hybrid.bloch.beams import reflections_within
 from dials_hybrid.model.crystal import Crystal
-from dials_hybrid.refine.absolute_structure import is_chiral, other_hand, vote
+from dials_hybrid.refine.absolute_structure import compare, is_chiral, other_hand, vote
 from dials_hybrid.refine.state import Inputs
 
 
@@ -77,3 +77,26 @@ def test_equal_hands_are_a_draw(observations):
     votes = vote(observations, observations.intensity, observations.intensity)
     assert votes.z_score == votes.z_score_noise_adjusted == 0.0
     assert votes.probability == 0.5
+
+
+def test_observed_reflections_are_counted_apart(observations):
+    """The second is weak: without it the vote is unanimous."""
+    weak = replace(observations, sigma=torch.tensor([1.0, 9.0, 1.0, 1.0], dtype=torch.float64))
+    first = weak.intensity + 0.5
+    second = weak.intensity + torch.tensor([2.0, 0.1, 3.0, 3.0], dtype=torch.float64)
+    found = compare(weak, first, second).as_dict()
+    assert (found["n_reflections"], found["n_observed"]) == (3.0, 2.0)
+    assert found["z_score"] == pytest.approx(1 / math.sqrt(3))
+    assert found["z_score_observed"] == pytest.approx(2 / math.sqrt(2))
+    noise = sum(1 - math.erf(d / 2) for d in (1.5, 2.5))
+    assert found["z_score_observed_noise_adjusted"] == pytest.approx(2 / math.sqrt(2 - noise))
+    assert found["hand"] == "as given"
+    other = compare(weak, second, first).as_dict()
+    assert other["hand"] == "other than given"
+    assert other["z_score_observed"] == pytest.approx(found["z_score_observed"])
+
+
+def test_no_observed_reflection(observations):
+    weak = replace(observations, sigma=observations.intensity)
+    found = compare(weak, weak.intensity, 2.0 * weak.intensity).as_dict()
+    assert (found["n_observed"], found["z_score_observed"]) == (0.0, 0.0)

@@ -12,7 +12,7 @@ import pytest
 from dials_hybrid.refine import hints as module
 from dials_hybrid.refine.hints import CHECKS, hints
 
-HANDS = {"hand": "as given", "z_score_noise_adjusted": 8.0}
+HANDS = {"hand": "as given", "z_score_observed_noise_adjusted": 8.0}
 
 
 def good(**changes) -> dict:
@@ -93,7 +93,7 @@ CASES = [
     ("goodness_of_fit", {"goodness_of_fit": 0.69}, "too large", {"goodness_of_fit": 0.71}),
     (
         "hand",
-        {"absolute_structure": {**HANDS, "z_score_noise_adjusted": 2.9}},
+        {"absolute_structure": {**HANDS, "z_score_observed_noise_adjusted": 2.9}},
         "do not tell the two hands apart",
         {"absolute_structure": None},
     ),

@@ -83,7 +83,11 @@ def summary() -> dict:
         "mosaic_spread": [0.0453, 0.05],
         "absorption": {"factor": 1.236, "su": 0.114},
         "wavelength": 0.02508,
-        "absolute_structure": {"hand": "P 32 2 1", "z_score_noise_adjusted": 7.31, "r1_obs_other": 0.12},
+        "absolute_structure": {
+            "hand": "P 32 2 1",
+            "z_score_observed_noise_adjusted": 7.31,
+            "r1_obs_other": 0.12,
+        },
         "hints": [{"code": "poor_fit", "text": HOSTILE}],
         "error_model": {"gain": 2.1, "instability": 0.034, "floor": 0.0},
         "goodness_of_input_sigmas": 3.16,

@@ -5,10 +5,9 @@
 Two crystals, quartz and the organic one of organic_P21.cif, in the geometry of the quartz scan; three
 distributions of thickness; starts with every atom moved by the same distance in a random direction (the
 directions that its symmetry allows) and all U reset. Hydrogen atoms stay where they are. Counts are those of
-the quartz data, to 0.8 A. The refinement has its default settings, but for beams.weak_sg_max=0.03, or the
-beams left out would cost nearly as much as the noise, and structure.hydrogens=fixed. To save time, the
-organic crystal is simulated with beams to |g| = 1.6 and refined with those to 1.5 1/A. The other hand is not
-refined.
+the quartz data, to 0.8 A. The refinement has its default settings, but for beams.sg_max=0.01 and
+structure.hydrogens=fixed. To save time, the organic crystal is simulated with beams to |g| = 1.6 and refined
+with those to 1.5 1/A. The other hand is not refined.
 
 rmsd          of the other atoms to the truth, an origin that is free taken out [A]
 |e|/s.u.      mean over all refined coordinates
@@ -171,7 +170,7 @@ def recover(case: Case, made: Synthesis, args) -> dict:
     params.nproc = args.nproc
     params.output.checkpoint = None
     params.absolute_structure = "ignore"
-    params.beams.weak_sg_max = 0.03
+    params.beams.sg_max = 0.01
     params.structure.hydrogens = "fixed"
     if case.crystal == "organic":
         params.beams.g_max = G_MAX["refined"]

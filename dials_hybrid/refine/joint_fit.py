@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,6 +105,7 @@ class JointFit:
         max_cycles: int,
         tolerance: float,
         on_cycle: Callable[[Cycle], None],
+        small_cycles: float = math.inf,
     ) -> Fit:
         """Refine these blocks together; `on_cycle` is called after each cycle."""
 
@@ -120,7 +122,15 @@ class JointFit:
             intensity = self.hybrid.evaluate().sums.intensity
             return self.hybrid.recombine(replace(sums, intensity=intensity), derivatives=True)
 
-        return self._minimise(evaluate, blocks, stage, max_cycles, tolerance, on_cycle)
+        return self._minimise(
+            evaluate,
+            blocks,
+            stage,
+            on_cycle,
+            max_cycles=max_cycles,
+            tolerance=tolerance,
+            small_cycles=small_cycles,
+        )
 
     def refine_thickness(
         self, sums: RockingSums, target: Target | None = None, *, max_cycles: int, tolerance: float
@@ -135,10 +145,10 @@ class JointFit:
             lambda fresh: self.hybrid.recombine(sums, derivatives=True),
             ("thickness", "scale"),
             "thickness",
-            max_cycles,
-            tolerance,
             lambda cycle: None,
             target,
+            max_cycles=max_cycles,
+            tolerance=tolerance,
         )
 
     def _prior(self, start: Linearisation) -> Prior:
@@ -166,7 +176,16 @@ class JointFit:
         return restrained
 
     def _minimise(
-        self, evaluate, blocks, stage, max_cycles, tolerance, on_cycle, target: Target | None = None
+        self,
+        evaluate: Callable[[bool], Any],
+        blocks: tuple[str, ...],
+        stage: str,
+        on_cycle: Callable[[Cycle], None],
+        target: Target | None = None,
+        *,
+        max_cycles: int,
+        tolerance: float,
+        small_cycles: float = math.inf,
     ) -> Fit:
         active = torch.zeros_like(self.hybrid.vector(), dtype=torch.bool)
         for name, part in self.hybrid.slices().items():
@@ -192,6 +211,7 @@ class JointFit:
             self._prior,
             active=active,
             max_cycles=max_cycles,
+            small_cycles=small_cycles,
             tolerance=tolerance,
         )
         for number, step in enumerate(steps, start=1):

@@ -6,6 +6,7 @@ matrix is enlarged by a factor 1 + lambda, so that parameters of any unit are tr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -92,6 +93,7 @@ def minimise(
     *,
     active: Tensor,
     max_cycles: int,
+    small_cycles: float = math.inf,
     damping: float = 1e-3,
     tolerance: float = 1e-3,
 ) -> Iterator[Step]:
@@ -108,6 +110,7 @@ def minimise(
         prior: makes the prior from the model at the start.
         active: (P,) bool, parameters to refine.
         max_cycles: at most so many cycles.
+        small_cycles: and so many that lower the objective by less than a hundredth of itself.
         damping: lambda of the first cycle.
         tolerance: relative decrease of the objective that counts as progress.
     """
@@ -115,9 +118,11 @@ def minimise(
     if max_cycles == 0:
         yield search.result()
     for _ in range(max_cycles):
+        before = search.state.objective
         search.cycle()
         yield search.result()
-        if search.state.converged:
+        small_cycles -= search.state.objective > 0.99 * before
+        if search.state.converged or small_cycles <= 0:
             return
 
 

@@ -36,7 +36,8 @@ from dials_hybrid.refine.thickness_scan import ThicknessScan, scan_thickness
 from dials_hybrid.refine.thickness_stage import change_model, starts
 
 _BLOCKS = {"orientation": ("orientation", "thickness", "scale")}
-_CYCLES = {"orientation": 4, "final": 4, "hand": 5, "given": 0}
+_CYCLES = {"orientation": 4, "hand": 5, "given": 0}
+_SMALL_CYCLES = {"joint": 1, "final": 3}  # which gain little
 _TOLERANCE = {"joint": 10.0, "final": 0.05}  # times that of the settings: `final` goes on where `joint` ends
 
 
@@ -186,6 +187,7 @@ class Protocol:
             max_cycles=min(_CYCLES.get(stage, self.settings.max_cycles), self.settings.max_cycles),
             tolerance=self.settings.tolerance * _TOLERANCE.get(stage, 1.0),
             on_cycle=on_cycle,
+            small_cycles=_SMALL_CYCLES.get(stage, math.inf),
         )
         if stage in ("final", "given"):
             fit = replace(fit, evaluation=hybrid.precise())

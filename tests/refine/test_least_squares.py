@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -304,3 +306,15 @@ def test_variances_are_raised_to_a_least_one_and_correlations_kept():
     least = torch.diag(torch.tensor([1.0, 9.0, 0.0], dtype=torch.float64))
     expected = torch.tensor([[4.0, 3.0, 0.0], [3.0, 9.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(no_smaller(covariance, least), expected)
+
+
+def test_cycles_that_gain_little_are_counted():
+    """Rosenbrock's valley on a plateau: large gains, then small ones."""
+    problem = Problem(
+        lambda x: torch.stack([10.0 * (x[1] - x[0] ** 2), 1.0 - x[0], 0.0 * x[0]]), double([0.5, 0.5, 5.0])
+    )
+    objectives = [25.0 + 17.25, *(step.objective for step in run(problem, double([-1.2, 1.0])))]
+    small = [after > 0.99 * before for before, after in itertools.pairwise(objectives)]
+    assert 2 < sum(small) < len(small)
+    second = [i for i, flag in enumerate(small) if flag][1]
+    assert len(run(problem, double([-1.2, 1.0]), small_cycles=2)) == second + 1

@@ -37,7 +37,7 @@ from dials_hybrid.refine.thickness_stage import change_model, starts
 
 _BLOCKS = {"orientation": ("orientation", "thickness", "scale")}
 _CYCLES = {"orientation": 4, "hand": 5, "given": 0}
-_SMALL_CYCLES = {"joint": 1, "final": 3}  # which gain little
+_SMALL_CYCLES = {"joint": 1, "final": 3, "hand": 1}  # which gain little
 _TOLERANCE = {"joint": 10.0, "final": 0.05}  # times that of the settings: `final` goes on where `joint` ends
 
 

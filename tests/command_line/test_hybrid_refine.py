@@ -70,7 +70,7 @@ def test_the_log_tells_what_was_done(finished, cif):
     log = (folder / "dials.hybrid_refine.log").read_text()
     assert cif in log  # the start model is no parameter
     assert "model = auto *flat" in log  # parameters that differ from the default
-    for title in ("Thickness scan", "Structure, orientation, thickness and scale", "double precision"):
+    for title in ("Thickness scan", "Structure, orientation, thickness and scale", "fine rocking steps"):
         assert title in log and title in process.stdout
     assert "\r" not in process.stdout  # progress bars are for terminals
 

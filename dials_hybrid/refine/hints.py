@@ -46,7 +46,7 @@ def poor_fit(summary: Mapping) -> Iterator[str]:
 def not_converged(summary: Mapping) -> Iterator[str]:
     """The last stage ended by its number of cycles."""
     if not summary["converged"]:
-        yield "The last stage did not converge: refine again from the result, or raise refinement.max_cycles"
+        yield "The last stage did not converge: refine again from the result"
 
 
 def overfitted(summary: Mapping) -> Iterator[str]:

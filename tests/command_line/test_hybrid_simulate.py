@@ -69,7 +69,8 @@ def test_dials_shows_the_output_and_a_refinement_reads_it(here, capsys):
     assert "intensity.true.value" in capsys.readouterr().out
     refine(
         """simulated.expt simulated.refl model.cif thickness.model=normal beams.g_max=1.3 nproc=1 max_cycles=1
-        orientation.mosaic_points=1 structure.adp=isotropic tilt_nodes=1 scale.nodes=1""".split()
+        orientation.mosaic_points=1 structure.adp=isotropic tilt_nodes=1 scale.nodes=1 beams.sg_max=0.01
+        beams.weak_sg_max=None""".split()
     )
     summary = json.loads((here / "dials.hybrid_refine.json").read_text())
     truth = json.loads((here / "simulated.json").read_text())

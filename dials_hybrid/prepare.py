@@ -102,8 +102,9 @@ def _chosen_frames(chosen: list[str] | None, data: PetsData) -> frozenset[str] |
     wanted: set[str] = set()
     for part in ",".join(chosen).split(","):
         first, dash, last = part.strip().partition("-")
-        if dash and first.isdigit() and last.isdigit():
-            wanted.update(str(number) for number in range(int(first), int(last) + 1))
+        if dash and first.isdecimal() and last.isdecimal():
+            numbered = (name for name in data.names if name.isdecimal())
+            wanted.update(name for name in numbered if int(first) <= int(name) <= int(last))
         else:
             wanted.add(first + dash + last)
     if not wanted & set(data.names):

@@ -1,0 +1,59 @@
+"""One thickness model in the place of another, and the starts that are worth a trial."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dials_hybrid.refine.rvalues import r_values
+from dials_hybrid.refine.thickness_stage import change_model, starts, with_thickness
+
+
+@pytest.mark.parametrize("truth, likely", [("flat", {"flat"}), ("normal", {"wedge", "normal", "gamma"})])
+def test_what_is_enough_is_chosen(prepared, truth, likely):
+    build, make_fit, hybrid, state = prepared(truth)
+    model, after, candidates = change_model(build, make_fit, hybrid, state, "auto")
+    assert after.thickness_model in likely
+    assert [c.model for c in candidates if c.chosen] == [after.thickness_model]
+    r1_free = {c.model: c.r1_free for c in candidates}
+    if after.thickness_model != "normal":
+        assert after.vector == model.vector().tolist()
+        observations = model.dataset.observations
+        free, intensity = observations.free, model.evaluate().intensity
+        expected = r_values(observations.intensity[free], observations.sigma[free], intensity[free])
+        assert r1_free[after.thickness_model] == pytest.approx(expected.r1_obs, rel=0.01)
+    assert truth == "flat" or r1_free["flat"] > r1_free["normal"]
+    blocks, others = hybrid.slices(), model.slices()
+    assert torch.equal(model.vector()[others["crystal"]], hybrid.vector()[blocks["crystal"]])
+    assert torch.equal(model.vector()[others["orientation"]], hybrid.vector()[blocks["orientation"]])
+
+
+def test_starts_are_refined_sorted_and_apart(prepared):
+    """From three starts that lead to the same thickness."""
+    build, make_fit, hybrid, state = prepared("flat")
+    minima = {"flat": [[320.0], [290.0], [650.0]]}
+    state = replace(
+        state, thickness_model="flat", thickness_start=[[650.0]], scan=SimpleNamespace(minima=minima)
+    )
+    flat = build.hybrid(hybrid.dataset, state)
+    sums = make_fit(flat).set_scale()
+    found = list(starts(build, make_fit, flat, sums, state))
+    assert len(found) == 1
+    model, start = found[0]
+    assert model.thickness[0].thickness.item() == pytest.approx(300.0, rel=0.03)
+    assert start.thickness_start[0] in minima["flat"]
+
+
+def test_another_thickness_leaves_all_else(prepared):
+    build, _, hybrid, state = prepared("normal")
+    with torch.no_grad():
+        hybrid.crystal.shifts += 1e-3
+        hybrid.scale.constant += 0.3
+    flat = with_thickness(build, hybrid, replace(state, thickness_model="flat", thickness_start=[[410.0]]))
+    assert flat.thickness[0].thickness.item() == pytest.approx(410.0)
+    for name, part in flat.slices().items():
+        if name != "thickness":
+            assert torch.equal(flat.vector()[part], hybrid.vector()[hybrid.slices()[name]])

@@ -72,7 +72,13 @@ def test_no_observation_is_beyond_the_beams(changes, d_min):
 
 @pytest.mark.parametrize(
     ("chosen", "found"),
-    [(["1-3"], {"1", "2", "3"}), (["1,", "7"], {"1", "7"}), (["2,5-7"], {"2", "7"}), (["9-10"], {"10"}), (["3-1000000000000"], {"3", "7", "10"})],
+    [
+        (["1-3"], {"1", "2", "3"}),
+        (["1,", "7"], {"1", "7"}),
+        (["2,5-7"], {"2", "7"}),
+        (["9-10"], {"10"}),
+        (["3-1000000000000"], {"3", "7", "10"}),
+    ],
 )
 def test_numbers_and_ranges_of_frames(chosen, found):
     assert _chosen_frames(chosen, FRAMES) & set(FRAMES.names) == found

@@ -218,10 +218,13 @@ scale {
 refinement {
   max_cycles = 10
     .type = int(value_min=0)
-    .help = "Most cycles of each stage."
+    .help = "Most cycles of each stage. The orientation has four at most, and the later stages end sooner,"
+            "after one cycle (the last stage: three) that lowers the sum of squares by less than a hundredth."
   tolerance = 0.001
     .type = float(value_min=0)
-    .help = "A stage ends when a cycle would lower the sum of squares by less than this part."
+    .help = "The orientation and the other hand are refined until a cycle would lower the sum of squares"
+            "by less than this part of it, the joint stage until ten times this part, the last one until a"
+            "twentieth."
     .expert_level = 1
   gain = Auto
     .type = float(value_min=0.01)

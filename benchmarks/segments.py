@@ -177,7 +177,7 @@ def problem(
     m = symmetrisation(r[steps // 2], beam, WAVE_NUMBER)
     table = DifferenceTable.of_beams([segment.hkl])
     u = structure_factors(atoms, table.hkl) * potential_scale(atoms.cell, 1.0 / WAVE_NUMBER)
-    a = coupling(u, table.of_pairs(segment.hkl), m)
+    a = coupling(u, table.pairs(segment.hkl, segment.hkl).positions, m)
     # What is rounded here is rounded for every kernel and for the referee.
     a, d, t = a.to(torch.complex64), (2.0 * WAVE_NUMBER * s_g * m**2).float(), t.float()
     generator = torch.Generator().manual_seed(0)

@@ -10,21 +10,21 @@ beams h send there, and sends back
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from dials_hybrid.bloch.geometry import excitation_errors
-from dials_hybrid.bloch.matrix import DifferenceTable
+from dials_hybrid.bloch.matrix import DifferenceTable, Pairs, looked_up
 
 
 @dataclass(frozen=True)
 class WeakBeams:
     """What W weak beams do to the N strong ones of a segment."""
 
-    there: Tensor  # (W, N) positions of w - h in the difference table
-    back: Tensor  # (W, N) positions of g - w
+    there: Pairs  # (W, N) of w - h
+    back: Pairs  # (W, N) of g - w
     m: Tensor  # (N,) M_g of the strong beams
     inverse: Tensor  # (W,) mean of 1 / (2 K S_w) over the steps [A^2]
 
@@ -49,18 +49,18 @@ class WeakBeams:
         r = torch.einsum("kij,wj->kwi", basis, weak.to(basis.dtype))
         s_w = excitation_errors(r, beam, wave_number)
         return cls(
-            there=table.of_pairs(weak, strong),
-            back=table.of_pairs(strong, weak).T.contiguous(),
+            there=table.pairs(weak, strong),
+            back=table.pairs(weak, strong, -1),
             m=m,
             inverse=(0.5 / (wave_number * s_w)).mean(0),
         )
 
     def to(self, dtype: torch.dtype) -> WeakBeams:
-        return WeakBeams(self.there, self.back, self.m.to(dtype), self.inverse.to(dtype))
+        return replace(self, m=self.m.to(dtype), inverse=self.inverse.to(dtype))
 
     def correction(self, u: Tensor) -> Tensor:
         """What is added to A (N, N) [1/A^2] for U_g (D,) of the difference table."""
-        return -(self._back(u).mT @ u[self.there]) * torch.outer(self.m, self.m)
+        return -(self._back(u).mT @ looked_up(u, self.there.positions)) * torch.outer(self.m, self.m)
 
     def correction_derivatives(self, u: Tensor, du: Tensor, hermitian: bool) -> Tensor:
         """Derivatives (P, N, N) of `correction` for dU_g (P, D).
@@ -68,12 +68,12 @@ class WeakBeams:
         Some weak beams at a time, so that no array is larger than the result. With U_{-g} = conj(U_g), that
         is `hermitian`, both factors of U U have derivatives that are alike.
         """
-        total = self._by_one_factor(self._back(u), self.there, du)
+        total = self._by_one_factor(self._back(u), self.there.positions, du)
         if hermitian:
             total = total + total.transpose(0, 1).conj()
         else:
-            there = u[self.there] * self.inverse[:, None]
-            total = total + self._by_one_factor(there, self.back, du).transpose(0, 1)
+            there = looked_up(u, self.there.positions) * self.inverse[:, None]
+            total = total + self._by_one_factor(there, self.back.positions, du).transpose(0, 1)
         return -(total * torch.outer(self.m, self.m)[..., None]).permute(2, 0, 1)
 
     def contracted(self, u: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +82,7 @@ class WeakBeams:
         The weights are (m, N, N), M_g M_h included.
         """
         there = -(self._back(u).to(weights.dtype) @ weights)
-        back = -((u[self.there] * self.inverse[:, None]).to(weights.dtype) @ weights.mT)
+        back = -((looked_up(u, self.there.positions) * self.inverse[:, None]).to(weights.dtype) @ weights.mT)
         return there, back
 
     def _by_one_factor(self, fixed: Tensor, pairs: Tensor, du: Tensor) -> Tensor:
@@ -90,9 +90,10 @@ class WeakBeams:
         n, table = len(self.m), du.mT.contiguous()  # parameters last: they are looked up together
         total = table.new_zeros(n, n * table.shape[1])
         for weak in (slice(i, i + n) for i in range(0, len(fixed), n)):
-            total.addmm_(fixed[weak].mT, table[pairs[weak]].flatten(1))
+            of_weak = table.index_select(0, pairs[weak].flatten())
+            total.addmm_(fixed[weak].mT, of_weak.view(-1, total.shape[1]))
         return total.view(n, n, -1)
 
     def _back(self, u: Tensor) -> Tensor:
         """U_{g-w} / (2 K S_w), shape (W, N)."""
-        return u[self.back] * self.inverse[:, None]
+        return looked_up(u, self.back.positions) * self.inverse[:, None]

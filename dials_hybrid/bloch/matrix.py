@@ -30,12 +30,32 @@ class MatrixDerivatives(Protocol):
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Where U of the differences of beams stands in a difference table: `index` at rows_i + columns_j.
+
+    The positions are made when they are asked for: those of all segments of a scan would be gigabytes.
+    """
+
+    rows: Tensor  # (N,)
+    columns: Tensor  # (N',)
+    index: Tensor  # (box) of the table
+
+    @property
+    def positions(self) -> Tensor:
+        """(N, N')."""
+        return looked_up(self.index, self.rows[:, None] + self.columns)
+
+
+@dataclass(frozen=True)
 class DifferenceTable:
-    """Numbers the vectors g - h of all pairs of beams, so that U can be looked up."""
+    """Numbers the vectors g - h of all pairs of beams, so that U can be looked up.
+
+    A vector stands in a box at a place that is linear in its indices, with 000 in the middle.
+    """
 
     hkl: Tensor  # (D, 3)
     index: Tensor  # (box) position in `hkl`
-    limit: Tensor  # (3,) half widths of the box
+    strides: Tensor  # (3,) in the box
 
     @classmethod
     def of_beams(cls, beam_sets: list[Tensor], weak_sets: Sequence[Tensor] = ()) -> DifferenceTable:
@@ -45,33 +65,36 @@ class DifferenceTable:
         """
         limit = 2 * torch.stack([hkl.abs().amax(0) for hkl in [*beam_sets, *weak_sets] if len(hkl)]).amax(0)
         shape = (2 * limit + 1).tolist()
-        wanted = torch.zeros(shape, dtype=torch.bool, device=limit.device).flatten()
-        for hkl in beam_sets:
-            wanted[_flat_index(hkl[:, None] - hkl[None, :], limit).flatten()] = True
-        for hkl, weak in zip(beam_sets, weak_sets, strict=False):
-            between = hkl[:, None] - weak[None, :]
-            for difference in (between, -between):
-                wanted[_flat_index(difference, limit).flatten()] = True
-        index = torch.full_like(wanted, -1, dtype=torch.long)
+        strides = limit.new_tensor([shape[1] * shape[2], shape[2], 1])
+        box = cls(limit[:0], limit.new_zeros(shape).flatten(), strides)
+        wanted = torch.zeros_like(box.index, dtype=torch.bool)
+        weak_sets = weak_sets or [hkl[:0] for hkl in beam_sets]
+        for hkl, weak in zip(beam_sets, weak_sets, strict=True):
+            for pairs in (box.pairs(hkl, hkl), box.pairs(weak, hkl), box.pairs(weak, hkl, -1)):
+                wanted.index_fill_(0, (pairs.rows[:, None] + pairs.columns).flatten(), True)
+        index = torch.full_like(box.index, -1)
         index[wanted] = torch.arange(int(wanted.sum()), device=limit.device)
-        hkl = wanted.reshape(shape).nonzero() - limit
-        return cls(hkl=hkl, index=index, limit=limit)
+        return cls(wanted.reshape(shape).nonzero() - limit, index, strides)
 
-    def of_pairs(self, g: Tensor, h: Tensor | None = None) -> Tensor:
-        """Positions (N, N') of g - h: beams g (N, 3) of the rows, h (N', 3) or g again of the columns."""
-        h = g if h is None else h
-        return self.index[_flat_index(g[:, None] - h[None, :], self.limit)]
-
-
-def _flat_index(hkl: Tensor, limit: Tensor) -> Tensor:
-    i, j, k = (hkl + limit).unbind(-1)
-    width = 2 * limit + 1
-    return (i * width[1] + j) * width[2] + k
+    def pairs(self, g: Tensor, h: Tensor, sign: int = 1) -> Pairs:
+        """Of sign (g - h), for Miller indices g (N, 3) of the rows and h (N', 3) of the columns."""
+        rows, columns = ((sign * hkl * self.strides).sum(-1) for hkl in (g, h))
+        return Pairs(rows + len(self.index) // 2, -columns, self.index)
 
 
 def symmetrisation(r: Tensor, normal: Tensor, k_n: float) -> Tensor:
     """M_g (N,) for reciprocal-lattice vectors r (N, 3), the unit vector n (3,) and K_n = K.n [1/A]."""
     return 1.0 / torch.sqrt(1.0 + (r @ normal) / k_n)
+
+
+def looked_up(u: Tensor, positions: Tensor) -> Tensor:
+    """u (..., D) at positions (N, N'), shape (..., N, N').
+
+    Several times as fast as indexing; of many u that are looked up together the last index runs slowest.
+    """
+    if u.dim() == 1:
+        return u.index_select(0, positions.flatten()).view(positions.shape)
+    return u.mT.contiguous().index_select(0, positions.flatten()).mT.unflatten(-1, positions.shape)
 
 
 def coupling(u: Tensor, pairs: Tensor, m: Tensor) -> Tensor:
@@ -84,5 +107,6 @@ def coupling(u: Tensor, pairs: Tensor, m: Tensor) -> Tensor:
         pairs: positions of g - h in that table (N, N).
         m: M_g (N,).
     """
-    a = u[..., pairs] * (m[:, None] * m[None, :])
-    return a - torch.diag_embed(torch.diagonal(a, dim1=-2, dim2=-1))
+    a = looked_up(u, pairs) * torch.outer(m, m)
+    torch.diagonal(a, dim1=-2, dim2=-1).zero_()
+    return a

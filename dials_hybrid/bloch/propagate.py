@@ -12,7 +12,7 @@ from dials_hybrid.bloch import waves
 from dials_hybrid.bloch.beams import Segment
 from dials_hybrid.bloch.bethe import WeakBeams
 from dials_hybrid.bloch.geometry import excitation_error_tilts, excitation_errors
-from dials_hybrid.bloch.matrix import coupling
+from dials_hybrid.bloch.matrix import Pairs, coupling
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class SegmentTask:
     """A segment and the m observations that its steps contribute to."""
 
     segment: Segment
-    pairs: Tensor  # (N, N) positions of g - h in the difference table
+    pairs: Pairs  # (N, N) of g - h
     rows: Tensor  # (m,) observations
     beams: Tensor  # (m,) their positions among the beams
     window: Tensor  # (m, K) quadrature weight of each step for each observation [degree]
@@ -39,12 +39,16 @@ class SegmentTask:
 
     def positions(self) -> list[Tensor]:
         """All that it looks up in the difference table."""
-        return [self.pairs] if self.weak is None else [self.pairs, self.weak.there, self.weak.back]
+        pairs = [self.pairs] if self.weak is None else [self.pairs, self.weak.there, self.weak.back]
+        return [each.positions for each in pairs]
 
-    def renumbered(self, place: Tensor) -> SegmentTask:
-        """The same for a part of the difference table; entry d of the whole is at place[d]."""
-        weak = self.weak and replace(self.weak, there=place[self.weak.there], back=place[self.weak.back])
-        return replace(self, pairs=place[self.pairs], weak=weak)
+    def with_index(self, index: Tensor) -> SegmentTask:
+        """The same for a part of the difference table."""
+        weak = self.weak
+        if weak is not None:
+            there, back = (replace(pairs, index=index) for pairs in (weak.there, weak.back))
+            weak = replace(weak, there=there, back=back)
+        return replace(self, pairs=replace(self.pairs, index=index), weak=weak)
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def structure_matrix(
     diagonal = 2.0 * wave_number * excitation_errors(r, beam, wave_number) * m**2
     if potential.absorption:
         diagonal = diagonal + 1j * potential.absorption
-    a = coupling(potential.u, task.pairs, m)
+    a = coupling(potential.u, task.pairs.positions, m)
     return a if task.weak is None else a + task.weak.correction(potential.u), diagonal, r
 
 
@@ -114,10 +118,10 @@ class StructureMatrixDerivatives:
 
     def __getitem__(self, part: slice) -> Tensor:
         task, u, du = self.task, self.potential.u, self.of_potential[part]
-        da = coupling(du, task.pairs, task.symmetrisation)
-        if task.weak is None:
-            return da
-        return da + task.weak.correction_derivatives(u, du, hermitian=not self.potential.absorption)
+        da = coupling(du, task.pairs.positions, task.symmetrisation)
+        if task.weak is not None:
+            da = da + task.weak.correction_derivatives(u, du, hermitian=not self.potential.absorption)
+        return da.contiguous()
 
     def contracted(self, g: Tensor) -> Tensor:
         """2 Re sum_gh G_mgh dA_gh of each parameter, shape (m, P), for G (m, N, N).
@@ -125,8 +129,9 @@ class StructureMatrixDerivatives:
         What belongs to the same U_g is added up first.
         """
         task, u, du = self.task, self.potential.u, self.of_potential
-        entries, place = torch.unique(torch.cat([x.flatten() for x in task.positions()]), return_inverse=True)
-        pairs, *others = place.split([x.numel() for x in task.positions()])
+        positions = [x.flatten() for x in task.positions()]
+        entries, place = torch.unique(torch.cat(positions), return_inverse=True)
+        pairs, *others = place.split([len(x) for x in positions])
         weights = g * torch.outer(task.symmetrisation, task.symmetrisation)
         parts = [(pairs, weights)]
         if task.weak is not None:
@@ -135,7 +140,7 @@ class StructureMatrixDerivatives:
         total = g.new_zeros(len(g), len(entries))
         for where, part in parts:
             total.index_add_(1, where, part.flatten(1))
-        return 2.0 * (total @ du[:, entries].to(g.dtype).T).real
+        return 2.0 * (total @ du.mT.index_select(0, entries).to(g.dtype)).real
 
 
 def segment_intensities(
@@ -164,7 +169,8 @@ def segment_derivatives_seconds(
     """What `segment_derivatives` by `count` parameters may take on one thread of a CPU [s]."""
     a, diagonal, _ = structure_matrix(task, basis, beam, potential, wave_number)
     path = task.path * thickness
-    return waves.derivatives_seconds(a, diagonal, path, wave_number, count, task.window)
+    weak = 0 if task.weak is None else len(task.weak.inverse)
+    return waves.derivatives_seconds(a, diagonal, path, wave_number, count, task.window, weak)
 
 
 def segment_derivatives(

@@ -41,12 +41,22 @@ def derivatives_seconds(
     wave_number: float,
     count: int,
     window: Tensor,
+    weak: int = 0,
 ) -> float:
-    """What `derivatives` by `count` parameters may take on one thread of a CPU [s]; see there."""
+    """What `derivatives` by `count` parameters may take on one thread of a CPU [s]; see there.
+
+    Args:
+        weak: number of weak beams (bethe.py).
+    """
     coupling, hermitian = _kind(coupling, diagonal)
     cost = _Cost(coupling, diagonal, thickness, wave_number)
     costs = cost.derivatives(count, window)
-    return 1e-6 * (cost.rates.eigen[0] + costs[cost.least(costs, hermitian)])
+    chosen = cost.least(costs, hermitian)
+    if chosen.endswith("forward") or count * cost.n**2 <= _WORKSPACE:
+        matrices = cost.matrices(count, weak)
+    else:
+        matrices = cost.contraction(count, len(window), weak)
+    return 1e-6 * (cost.rates.eigen[0] + costs[chosen] + matrices)
 
 
 def joined(parts: list[Derivatives]) -> Derivatives:
@@ -244,25 +254,42 @@ class _Cost:
             "chebyshev forward": self.columns(self.k * count),
         }
 
+    def matrices(self, count: int, weak: int) -> float:
+        """Derivatives of the coupling by `count` parameters: see bethe.py for `weak` beams."""
+        product = 1e-4 if self.rates is _RATES[True] else 2.5e-5
+        pairs = self.n * (1.5e-2 * self.n + weak * (1e-2 + product * self.n))
+        return 800.0 + count * pairs
+
+    def contraction(self, count: int, m: int, weak: int) -> float:
+        """Products of G of m beams with these derivatives, without making them.
+
+        A beam has a dozen differences from others that no beam before it had.
+        """
+        g = m * self.n * (5e-3 * self.n + weak * (3e-3 + 1.6e-4 * self.n))
+        parts = math.ceil(m * self.n**2 / 2**24)
+        return 800.0 + g + 12.0 * (self.n + weak) * count * (1.5e-2 * parts + 1e-4 * m)
+
     def eigen_adjoint(self, m: int) -> float:
         """G of m beams: see eigen.gradients, which is complex throughout."""
         _, square, cube, _ = _RATES[True].eigen
-        return self.k * self.n**2 * (square + cube * self.n + m * (0.06 + 2.3e-4 * self.n))
+        return self.k * self.n**2 * (square + cube * self.n + m * (0.03 + 1.8e-4 * self.n))
 
     def eigen_forward(self, count: int, m: int) -> float:
         """See tangents.py: two products of N x N matrices for each parameter, one of m x N."""
         _, square, cube, _ = self.rates.eigen
-        product = 1.6e-4 * (0.4 if self.rates is _RATES[False] else 1.0)
-        each = 0.02 + product * (self.n + m / 2.0)
+        fixed, product = (0.02, 1.6e-4) if self.rates is _RATES[True] else (0.01, 4e-5)
+        each = fixed + product * (self.n + m / 2.0)
         return self.k * self.n**2 * (square + cube * self.n + count * each)
 
     def columns(self, count: int, more: float = 0.0) -> float:
         """So many vectors with derivatives: two of the three products of `chebyshev` for each.
 
         Gradients by the matrix, one for each beam, take `more` for each degree and number of a vector.
+        Large matrices leave no room for them in the cache.
         """
         _, one, _, vector, _, product = self.rates.chebyshev
-        steps = count * self.n * (vector + more + product * self.n / 1.5)
+        product *= (1.0 + (self.n / 1100.0) ** 2) / 1.5
+        steps = count * self.n * (vector + more + product * self.n)
         return self.chebyshev() + self.degree * (2.0 * one + steps)
 
     def least(self, costs: dict[str, float], hermitian: bool) -> str:

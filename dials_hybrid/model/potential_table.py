@@ -23,7 +23,8 @@ def tabulated(potential_at: PotentialAt, hkl: Tensor, dtype: torch.dtype) -> tup
         return bare, bare.to(dtype)
     kind = dtype.to_complex() if first.derivatives.is_complex() else dtype
     u = first.u.new_empty(len(hkl))
-    derivatives = torch.empty(len(first.derivatives), len(hkl), dtype=kind, device=hkl.device)
+    # those of one U_g side by side: they are looked up together
+    derivatives = torch.empty(len(hkl), len(first.derivatives), dtype=kind, device=hkl.device).mT
     size = max(1, _CHUNK // max(1, len(derivatives)))
     for part in (slice(i, i + size) for i in range(0, len(hkl), size)):
         found = potential_at(hkl[part])
@@ -32,6 +33,12 @@ def tabulated(potential_at: PotentialAt, hkl: Tensor, dtype: torch.dtype) -> tup
     bare = Potential(u, absorption=first.absorption)
     of_absorption = replace(first, u=u, derivatives=None).to(dtype)
     return bare, replace(of_absorption, derivatives=derivatives)
+
+
+def tabulation_seconds(n_entries: int, n_parameters: int, n_atoms: int, n_operations: int) -> float:
+    """What `tabulated` may take for so many Miller indices on one thread of a CPU [s]."""
+    terms, product = n_atoms * n_operations, n_parameters * 11 * n_atoms
+    return 1e-6 * n_entries * (0.17 * terms + 2.2e-4 * product)
 
 
 def groups(tasks: list[SegmentTask], size: int, most: int) -> Iterator[tuple[Tensor, list[SegmentTask]]]:
@@ -48,9 +55,10 @@ def groups(tasks: list[SegmentTask], size: int, most: int) -> Iterator[tuple[Ten
                 break
             needed, stop = more, stop + 1
         entries = needed.nonzero().flatten()
-        place = torch.full((size,), -1, device=entries.device)
+        place = torch.full((size + 1,), -1, device=entries.device)  # the last is for what no table has
         place[entries] = torch.arange(len(entries), device=entries.device)
-        yield entries, [task.renumbered(place) for task in tasks[start:stop]]
+        index = place[tasks[start].pairs.index]
+        yield entries, [task.with_index(index) for task in tasks[start:stop]]
         start = stop
 
 
@@ -61,7 +69,7 @@ def n_needed(task: SegmentTask, size: int) -> int:
 
 def _needed(task: SegmentTask, size: int) -> Tensor:
     """(size,) bool."""
-    needed = torch.zeros(size, dtype=torch.bool, device=task.pairs.device)
+    needed = torch.zeros(size, dtype=torch.bool, device=task.rows.device)
     for positions in task.positions():
         needed[positions.flatten()] = True
     return needed

@@ -79,6 +79,17 @@ class RockingSums:
     by_orientation: Held | None = None  # (M, P')
 
 
+def _rows(segment: Segment, dataset: Dataset) -> Tensor:
+    """Observations (m,) whose windows overlap with the segment."""
+    observations = dataset.observations
+    overlap = (
+        (observations.first < segment.last)
+        & (observations.last > segment.first)
+        & (observations.crystal == segment.crystal)
+    )
+    return overlap.nonzero().flatten()
+
+
 def cost(task: SegmentTask) -> float:
     """What a segment of K steps, N beams and m observations costs, up to a factor.
 
@@ -150,10 +161,11 @@ class Simulation:
             weak_sg_max=policy.weak_sg_max,
             frame=steps.frame,
         )
+        measured = [(segment, rows) for segment in segments if len(rows := _rows(segment, dataset))]
         self.table = DifferenceTable.of_beams(
-            [segment.hkl for segment in segments], [segment.weak for segment in segments]
+            [segment.hkl for segment, _ in measured], [segment.weak for segment, _ in measured]
         )
-        tasks = (self._task(segment, dataset, basis) for segment in segments)
+        tasks = (self._task(*each, dataset, basis) for each in measured)
         self.tasks = [task for task in tasks if len(task.rows)]
         largest = max(self.tasks, key=lambda task: len(task.segment.hkl), default=None)
         sizes = Sizes(
@@ -161,7 +173,7 @@ class Simulation:
             n_parameters=n_parameters,
             n_propagated=n_structure + n_orientation,
             n_thickness=n_thickness,
-            smallest=0 if largest is None else _FEW * largest.pairs.numel(),
+            smallest=0 if largest is None else _FEW * len(largest.segment.hkl) ** 2,
             amplitudes=n_thickness * max((task.window.numel() for task in self.tasks), default=0),
             table=n_structure * len(self.table.hkl),
             smallest_table=0 if largest is None else n_structure * n_needed(largest, len(self.table.hkl)),
@@ -172,14 +184,9 @@ class Simulation:
         self.entries = len(self.table.hkl) if everything else self.plan.table // n_structure
         self.shares = self._shares()
 
-    def _task(self, segment: Segment, dataset: Dataset, basis: Tensor) -> SegmentTask:
+    def _task(self, segment: Segment, rows: Tensor, dataset: Dataset, basis: Tensor) -> SegmentTask:
+        """For the observations `rows`, as far as they are among the beams."""
         observations, steps = dataset.observations, dataset.steps
-        overlap = (
-            (observations.first < segment.last)
-            & (observations.last > segment.first)
-            & (observations.crystal == segment.crystal)
-        )
-        rows = overlap.nonzero().flatten()
         same = (observations.hkl[rows, None] == segment.hkl[None]).all(-1)
         rows, beams = rows[same.any(1)], same.long().argmax(1)[same.any(1)]
         step = torch.arange(segment.first, segment.last, device=rows.device)
@@ -189,7 +196,7 @@ class Simulation:
         r = segment.hkl.to(basis.dtype) @ basis[middle].T
         cosine = float(self.normals[middle] @ steps.beam[segment.crystal])
         m = symmetrisation(r, self.normals[middle], self.wave_number * cosine)
-        pairs = self.table.of_pairs(segment.hkl)
+        pairs = self.table.pairs(segment.hkl, segment.hkl)
         weak = self._weak(segment, basis, m)
         return SegmentTask(segment, pairs, rows, beams, window, m, weak, 1.0 / cosine)
 

@@ -66,7 +66,7 @@ def matrices(name, *, steps=3, width=0.05, g_max=1.0, absorption=0.0) -> Matrice
         length = torch.linalg.norm(table.hkl.double() @ basis[0].T, dim=-1)
         u = u * (1.0 + 1j * absorption * torch.exp(-0.3 * length**2))
         diagonal = diagonal + 1j * absorption * 0.1
-    a = coupling(u, table.of_pairs(hkl), torch.ones(len(hkl), dtype=torch.float64))
+    a = coupling(u, table.pairs(hkl, hkl).positions, torch.ones(len(hkl), dtype=torch.float64))
     if name == "centrosymmetric" and not absorption:
         assert a.imag.abs().max() < 1e-12
         a = a.real.contiguous()

@@ -229,11 +229,13 @@ def test_total_intensity_decreases_with_thickness():
     table = DifferenceTable.of_beams([beams])
     u = potential_scale(atoms.cell, WAVELENGTH) * structure_factors(atoms, table.hkl)
     loss = absorption_scale(atoms.cell, WAVELENGTH) * absorptive_structure_factors(atoms, table.hkl)
-    u_0 = loss[table.of_pairs(beams)[0, 0]].real
+    u_0 = loss[table.pairs(beams, beams).positions[0, 0]].real
     k = wave_number(WAVELENGTH)
     g_squared = beams.double() @ torch.tensor([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 0]], dtype=torch.float64)
     g_squared = (g_squared * beams).sum(1) * 4 / 3 / 4.913**2
-    a = coupling(u + 1j * loss, table.of_pairs(beams), torch.ones(len(beams), dtype=torch.float64))
+    a = coupling(
+        u + 1j * loss, table.pairs(beams, beams).positions, torch.ones(len(beams), dtype=torch.float64)
+    )
     a = a + torch.diag_embed(-g_squared + 1j * u_0)
     assert (a - a.mH).abs().max() > 1e-4
     thickness = torch.arange(0.0, 2001.0, 50.0, dtype=torch.float64)

@@ -62,7 +62,9 @@ def prepared(sg_max: float, weak_sg_max: float = 0.0):
     m = symmetrisation(r[STEPS // 2], BEAM, K)
     window = torch.full((OBSERVED, STEPS), 0.1, dtype=torch.float64)
     beams = nearest[1:].argsort()[:OBSERVED] + 1
-    task = SegmentTask(segment, table.of_pairs(segment.hkl), torch.arange(OBSERVED), beams, window, m)
+    task = SegmentTask(
+        segment, table.pairs(segment.hkl, segment.hkl), torch.arange(OBSERVED), beams, window, m
+    )
     if len(segment.weak):
         arguments = segment.hkl, segment.weak, table, BASIS, BEAM, m, K
         task = replace(task, weak=WeakBeams.of_segment(*arguments))

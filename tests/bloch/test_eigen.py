@@ -42,7 +42,7 @@ def a(request):
     s_g = excitation_errors(hkl.to(torch.float64) @ basis.T, BEAM, K)
     table = DifferenceTable.of_beams([hkl])
     u = potential_scale(atoms.cell, WAVELENGTH) * structure_factors(atoms, table.hkl)
-    return coupling(u, table.of_pairs(hkl), torch.ones_like(s_g)) + torch.diag(2 * K * s_g)
+    return coupling(u, table.pairs(hkl, hkl).positions, torch.ones_like(s_g)) + torch.diag(2 * K * s_g)
 
 
 def intensities(a, thickness=THICKNESS):

@@ -31,7 +31,7 @@ def test_differences_of_all_beam_sets_are_found_again():
     expected = set()
     for hkl in sets:
         differences = hkl[:, None] - hkl[None]
-        assert torch.equal(table.hkl[table.of_pairs(hkl)], differences)
+        assert torch.equal(table.hkl[table.pairs(hkl, hkl).positions], differences)
         expected |= set(map(tuple, differences.flatten(0, 1).tolist()))
     assert sorted(map(tuple, table.hkl.tolist())) == sorted(expected)
 
@@ -39,7 +39,7 @@ def test_differences_of_all_beam_sets_are_found_again():
 def test_coupling_by_its_definition(beams):
     hkl, r, u, table = beams
     m = symmetrisation(r, BEAM, K)
-    found = coupling(u, table.of_pairs(hkl), m)
+    found = coupling(u, table.pairs(hkl, hkl).positions, m)
     at = {tuple(h): i for i, h in enumerate(table.hkl.tolist())}
     for i, j in np.ndindex(*found.shape):
         expected = 0.0 if i == j else u[at[tuple((hkl[i] - hkl[j]).tolist())]] * m[i] * m[j]
@@ -49,14 +49,14 @@ def test_coupling_by_its_definition(beams):
 
 def test_real_potential_gives_a_hermitian_matrix(beams):
     hkl, r, u, table = beams
-    a = coupling(u, table.of_pairs(hkl), symmetrisation(r, BEAM, K))
+    a = coupling(u, table.pairs(hkl, hkl).positions, symmetrisation(r, BEAM, K))
     assert a.imag.abs().max() > 1e-3
     assert (a - a.mH).abs().max() < 1e-17
 
 
 def test_batches_of_potentials_are_coupled_one_by_one(beams):
     hkl, r, u, table = beams
-    m, pairs = symmetrisation(r, BEAM, K), table.of_pairs(hkl)
+    m, pairs = symmetrisation(r, BEAM, K), table.pairs(hkl, hkl).positions
     both = coupling(torch.stack([u, 2j * u]), pairs, m)
     assert torch.equal(both[1], coupling(2j * u, pairs, m))
 
@@ -66,9 +66,9 @@ def test_symmetrisation_keeps_the_bloch_waves(beams):
     hkl, r, u, table = beams
     m = symmetrisation(r, BEAM, K)
     s_g = excitation_errors(r, BEAM, K)
-    a = coupling(u, table.of_pairs(hkl), torch.ones_like(m)) + torch.diag(2 * K * s_g)
+    a = coupling(u, table.pairs(hkl, hkl).positions, torch.ones_like(m)) + torch.diag(2 * K * s_g)
     weight = torch.diag(1 + (r @ BEAM) / K)
     expected = np.sort(scipy.linalg.eigvals(a.numpy(), weight.numpy()).real)
-    symmetric = coupling(u, table.of_pairs(hkl), m) + torch.diag(2 * K * s_g * m**2)
+    symmetric = coupling(u, table.pairs(hkl, hkl).positions, m) + torch.diag(2 * K * s_g * m**2)
     np.testing.assert_allclose(torch.linalg.eigvalsh(symmetric), expected, rtol=0, atol=1e-11)
     assert 1e-4 < (m - 1).abs().max() < 1e-2

@@ -67,7 +67,7 @@ class Scene:
         generator = torch.Generator().manual_seed(0)
         window, p = (torch.rand(4, n, generator=generator, dtype=torch.float64) for n in (STEPS, 3))
         beams = torch.tensor([1, 4, 2, 4])
-        pairs = self.table.of_pairs(segment.hkl)
+        pairs = self.table.pairs(segment.hkl, segment.hkl)
         m = symmetrisation(segment.hkl.to(torch.float64) @ self.basis[STEPS // 2].T, BEAM, K)
         self.task = SegmentTask(segment, pairs, torch.arange(4), beams, window * (window > 0.2), m)
         self.p = p

@@ -44,7 +44,9 @@ def waves(case, atoms, symmetrised):
     m = symmetrisation(r, UP, K) if symmetrised else torch.ones(len(r), dtype=torch.float64)
     table = DifferenceTable.of_beams([hkl])
     u = potential_scale(atoms.cell, WAVELENGTH) * structure_factors(atoms, table.hkl)
-    a = coupling(u, table.of_pairs(hkl), m) + torch.diag(2 * K * excitation_errors(r, UP, K) * m**2)
+    a = coupling(u, table.pairs(hkl, hkl).positions, m) + torch.diag(
+        2 * K * excitation_errors(r, UP, K) * m**2
+    )
     thickness, beams = double(case["thicknesses"]), torch.arange(len(hkl))
     return eigen.solve(a[None], K).amplitudes(thickness, beams)[0], m[:, None]
 

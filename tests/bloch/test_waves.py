@@ -252,3 +252,17 @@ def test_derivatives_without_structure(observed):
     )
     assert found.by_structure is None
     assert found.by_diagonal.shape == (5, 4, 2)
+
+
+def test_more_to_do_is_expected_to_take_longer():
+    segment = matrices("general", steps=4)
+    a, d = segment.single()
+    window = torch.ones(12, 4)
+
+    def seconds(count, observed=12, weak=0, rows=slice(None)):
+        matrices = a[rows][:, rows], d[:, rows]
+        return waves.derivatives_seconds(*matrices, THICKNESS, WAVE_NUMBER, count, window[:observed], weak)
+
+    assert 0.0 < seconds(10) < seconds(100) < seconds(100, weak=200)
+    assert seconds(10**5, observed=6) < seconds(10**5)
+    assert seconds(10, rows=slice(10)) < seconds(10)

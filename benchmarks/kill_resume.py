@@ -1,10 +1,12 @@
 """Runs killed at random moments: are the files whole, and does `resume=` end where the whole run does?
 
-    python benchmarks/kill_resume.py folder-of-quartz_dials [kills]
+    python benchmarks/kill_resume.py folder-of-quartz_dials [--chains 13] [--quick]
 
-dials.hybrid_refine refines quartz with the cheapest settings that pass through all stages, in child processes
-that get SIGKILL: two in three at any moment of the run, one in three while it writes its results. Each is
-resumed from its checkpoint, or begun anew where it had none, and compared with a run that nobody disturbed.
+dials.hybrid_refine refines quartz with its defaults in child processes that get SIGKILL. In a chain the
+first three are killed at any moment, the fourth while it writes its results, and the fifth may finish. Each
+goes on from the checkpoint of the one before, or begins anew where there was none. All files are read after
+a kill, and the last results compared with those of a run that nobody disturbed. With --quick the settings
+are the cheapest that pass through all stages.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import argparse
 import json
 import random
 import signal
@@ -35,9 +38,11 @@ from dials_hybrid.io.dials_files import read_experiments, read_table
 from dials_hybrid.io.structure import read_structure
 from dials_hybrid.report import page  # noqa: F401
 
-_CHEAP = """thickness.model=wedge max_cycles=2 beams.g_max=0.7 beams.sg_max=0.01 data.d_min=1.7 nproc=1
+_CHEAP = """thickness.model=wedge max_cycles=2 beams.g_max=0.7 beams.sg_max=0.01 data.d_min=1.7
 orientation.mosaic_points=1 thickness.maximum=1200 scale.nodes=2 structure.adp=isotropic
 absolute_structure=ignore""".split()
+_KILLS = 3  # of a chain, at any moment of the first
+_LONGEST = 0.6  # of the whole run, and seconds after the first result is announced
 _CHECKPOINT = "dials.hybrid_refine.checkpoint"
 _READERS = {
     "hybrid_refined.cif": read_structure,
@@ -72,74 +77,101 @@ def start(folder: Path, args: list[str]) -> int:
         os._exit(status)
 
 
+def kill_at(folder: Path, args: list[str], moment: float, writing: bool) -> bool:
+    """Kill a run `moment` seconds after its start, or after it has begun to write its results.
+
+    False: it had finished before.
+    """
+    terminal = folder / "terminal"
+    terminal.unlink(missing_ok=True)
+    child = start(folder, args)
+    while writing and not (terminal.exists() and "Saving the refined" in terminal.read_text()):
+        time.sleep(0.005)
+    time.sleep(moment)
+    os.kill(child, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
 def finish(folder: Path, args: list[str]) -> None:
     _, status = os.waitpid(start(folder, args), 0)
     if status:
         raise SystemExit(f"{folder}: a run ended with status {status}")
 
 
-def kill_at(folder: Path, args: list[str], moment: float, writing: bool) -> None:
-    """Kill a run `moment` seconds after its start, or after it has begun to write its results."""
-    child = start(folder, args)
-    if writing:
-        terminal = folder / "terminal"
-        while not terminal.exists() or "Saving the refined" not in terminal.read_text():
-            time.sleep(0.005)
-    time.sleep(moment)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+def read_all(folder: Path) -> int:
+    """How many files there are, all of which can be read."""
+    there = [name for name in _READERS if (folder / name).exists()]
+    for name in there:
+        _READERS[name](folder / name)
+    return len(there)
+
+
+def hidden(folder: Path) -> int:
+    return sum(path.name.startswith(".") for path in folder.iterdir())
+
+
+def stage_of(folder: Path) -> str:
+    """The stage from which a run can go on."""
+    checkpoint = folder / _CHECKPOINT
+    return read_checkpoint(checkpoint)["stage"] if checkpoint.exists() else "none"
+
+
+def resuming(folder: Path, args: list[str]) -> list[str]:
+    return args + ([f"resume={_CHECKPOINT}"] if (folder / _CHECKPOINT).exists() else [])
 
 
 def figures(folder: Path) -> list[float]:
-    """R values and coordinates of a finished run."""
+    """R values, parameters with their s.u.s and calculated intensities of a finished run."""
     summary = json.loads((folder / "dials.hybrid_refine.json").read_text())
     names = ("r1_obs", "r1_all", "wr_all", "r1_free", "goodness_of_fit", "thickness_mean")
-    table = read_table(folder / "hybrid_refined.refl")
-    structure = _READERS["hybrid_refined.cif"](folder / "hybrid_refined.cif")
-    sites = [x for scatterer in structure.scatterers() for x in scatterer.site]
-    calculated = table["intensity.dyn.value"].as_numpy_array()
-    return [*(summary[name] for name in names), *sites, *calculated.tolist()]
+    parameters = [parameter[name] for parameter in summary["parameters"] for name in ("value", "su")]
+    calculated = read_table(folder / "hybrid_refined.refl")["intensity.dyn.value"].as_numpy_array()
+    return [*(summary[name] for name in names), *parameters, *calculated.tolist()]
 
 
 def largest_difference(one: list[float], other: list[float]) -> float:
     return max(abs(a - b) / max(abs(a), 1e-3) for a, b in zip(one, other, strict=True))
 
 
-def main(data: Path, kills: int) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--chains", type=int, default=13)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    args = [str(data / name) for name in ("integrated.expt", "integrated.refl", "quartz_P3221.cif")] + _CHEAP
+    files = [str(options.data / name) for name in ("integrated.expt", "integrated.refl", "quartz_P3221.cif")]
+    args = [*files, "nproc=1", *(_CHEAP if options.quick else [])]
     root = Path(tempfile.mkdtemp())
     (root / "whole").mkdir()
     before = time.time()
     finish(root / "whole", args)
     duration = time.time() - before
     expected = figures(root / "whole")
-    print(f"undisturbed: {duration:.1f} s, R1_obs {expected[0]:.4f}", flush=True)
+    print(f"undisturbed: {duration:.1f} s, R1_obs {expected[0]:.4f}, {len(expected)} numbers", flush=True)
     rng = random.Random(0)
-    left = whole = 0
-    worst: dict[str, float] = {}
-    for number in range(kills):
+    kills = read = left = remaining = 0
+    worst = 0.0
+    for number in range(options.chains):
         folder = root / str(number)
         folder.mkdir()
-        writing = number % 3 == 2
-        kill_at(folder, args, rng.uniform(0.0, 0.6 if writing else duration), writing)
-        for name, read in _READERS.items():
-            if (folder / name).exists():
-                read(folder / name)
-                whole += 1
-        left += len([path for path in folder.iterdir() if path.name.startswith(".")])
-        stage = "none"
-        if (folder / _CHECKPOINT).exists():
-            stage = read_checkpoint(folder / _CHECKPOINT)["stage"]
-        finish(folder, args + ([f"resume={_CHECKPOINT}"] if stage != "none" else []))
+        stages = []
+        for kill in range(_KILLS + 1):
+            writing = kill == _KILLS
+            moment = rng.uniform(0.0, _LONGEST * (1.0 if writing else duration))
+            kills += kill_at(folder, resuming(folder, args), moment, writing)
+            stages.append(stage_of(folder))
+            read += read_all(folder)
+        left += hidden(folder)
+        finish(folder, resuming(folder, args))
+        read += read_all(folder)
+        remaining += hidden(folder)
         difference = largest_difference(expected, figures(folder))
-        worst[stage] = max(worst.get(stage, 0.0), difference)
-        moment = "while writing" if writing else "at any moment"
-        print(f"{number:3d} killed {moment}, checkpoint {stage}: {difference:.1e}", flush=True)
-    print(f"{kills} kills: {whole} files found, all whole; {left} hidden temporary files left")
-    for stage, difference in worst.items():
-        print(f"resumed after {stage}: largest relative difference {difference:.1e}")
+        worst = max(worst, difference)
+        print(f"chain {number}: killed after {', '.join(stages)}: {difference:.1e}", flush=True)
+    print(f"{kills} kills: {read} files read, all whole; largest relative difference {worst:.1e}")
+    print(f"hidden temporary files: {left} after the last kill of a chain, {remaining} after the next run")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 50)
+    main()

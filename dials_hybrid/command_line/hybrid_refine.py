@@ -65,6 +65,7 @@ def run(args: list[str] | None = None, phil: libtbx.phil.scope = phil_scope) -> 
         check_format=False,
         epilog=__doc__,
     )
+    parser.add_argument("-q", "--quiet", action="store_true", help="Show nothing but warnings")
     args = sys.argv[1:] if args is None else args
     endings = (FRAMES_ENDING,)
     params, options, structures, frames = parse_arguments(_PROGRAM, parser, args, others=endings)
@@ -86,7 +87,7 @@ def run(args: list[str] | None = None, phil: libtbx.phil.scope = phil_scope) -> 
 
 
 def _refine(parser, params, options, structure_file: str, frame_files: list[str]) -> None:
-    dials.util.log.config(verbosity=options.verbose, logfile=params.output.log if is_first_rank() else None)
+    _start_log(options, params.output.log if is_first_rank() else None)
     logger.info(dials_version())
     diff_phil = changed_parameters(parser)
     if diff_phil:
@@ -107,11 +108,24 @@ def _refine(parser, params, options, structure_file: str, frame_files: list[str]
         raise ValueError(f"{error}: was it given twice?") from error
     structure = read_model(structure_file)
     frames = [read_pets(name) for name in frame_files]
-    result = run_hybrid_refine(experiments, reflections, structure, params, frames)
+    show = not options.quiet
+    result = run_hybrid_refine(experiments, reflections, structure, params, frames, show_progress=show)
     if result is None:
         logger.info(f"Saved the problem to {params.output.problem}: python -m dials_hybrid.refine refines it")
     elif is_first_rank():
         _save(result, params)
+
+
+def _start_log(options, filename: str | None) -> None:
+    disabled = logging.root.manager.disable
+    if options.quiet:
+        logging.disable(logging.INFO)  # the banner
+    dials.util.log.config(verbosity=options.verbose, logfile=filename)
+    logging.disable(disabled)
+    if options.quiet:
+        for handler in logging.getLogger("dials").handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.WARNING)
 
 
 def _save(result, params) -> None:

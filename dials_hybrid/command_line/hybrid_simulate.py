@@ -38,6 +38,7 @@ from dials.util.version import dials_version
 
 from dials_hybrid.arguments import changed_parameters, check_outputs, parse_arguments
 from dials_hybrid.phil_simulate import phil_scope
+from dials_hybrid.program import one_sentence
 
 logger = logging.getLogger("dials.hybrid_simulate")
 
@@ -66,15 +67,8 @@ def run(args: list[str] | None = None, phil: libtbx.phil.scope = phil_scope) -> 
         missing = [what for what, given in needed.items() if not given]
         sys.exit(f"{_PROGRAM} needs {' and '.join(missing)}" if args else 0)
     check_outputs(_PROGRAM, phil_scope, params.output)
-    try:
+    with one_sentence(_PROGRAM, "cpu", None):
         _simulate(parser, params, options, structures[0])
-    except OSError as error:
-        sys.exit(f"{_PROGRAM}: {error.filename or 'a file'}: {error.strerror or error}")
-    except ValueError as error:
-        logger.debug("", exc_info=True)
-        sys.exit(f"{_PROGRAM}: {error}")
-    except KeyboardInterrupt:
-        sys.exit("Interrupted")
 
 
 def _simulate(parser, params, options, structure_file: str) -> None:

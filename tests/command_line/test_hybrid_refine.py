@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 
 import pytest
-from commands import CHEAP, summary_in
+from commands import CHEAP, program, summary_in
 
 pytest.importorskip("dials.array_family.flex")
 
@@ -138,6 +139,48 @@ def test_dials_shows_the_output(finished, name, capsys):
     show([str(finished[0] / name)])
     text = capsys.readouterr().out
     assert ("Crystal:" if name.endswith("expt") else "intensity.dyn.value") in text
+
+
+def test_dials_reports_on_the_output(finished, here):
+    from dials.command_line.report import run as report
+
+    report([str(finished[0] / f"hybrid_refined.{kind}") for kind in ("expt", "refl")])
+    assert (here / "dials.report.html").stat().st_size > 1e5
+
+
+def test_quiet(expt, refl, cif, here, capsys):
+    run([expt, refl, cif, *CHEAP, "-q"])
+    assert capsys.readouterr().out == ""
+    assert "Saving the report to" in (here / "dials.hybrid_refine.log").read_text()
+
+
+def test_a_worse_structure_ends_with_status_1_and_all_files(expt, refl, cif, here, monkeypatch):
+    def rose(summary):
+        raise ValueError("R1_free rose")
+
+    monkeypatch.setattr("dials_hybrid.refine.figures.check_free", rose)
+    with pytest.raises(SystemExit, match=r"^dials\.hybrid_refine: R1_free rose$"):
+        run([expt, refl, cif, *CHEAP])
+    assert set(os.listdir(here)) == OUTPUT
+
+
+@pytest.mark.parametrize(
+    ("most", "too_large"),
+    [
+        (300, OUTPUT - {"dials.hybrid_refine.log"}),
+        (100_000, {"dials.hybrid_refine.html", "hybrid_refined.refl"}),
+    ],
+)
+def test_a_full_disk(expt, refl, cif, here, most, too_large):
+    """As it is after so many bytes of a file: one sentence, and no part of a file."""
+
+    def full() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    process = program(expt, refl, cif, *CHEAP, cwd=here, preexec_fn=full)
+    assert process.returncode == 1
+    assert re.fullmatch(r"dials\.hybrid_refine: \S+: File too large\n", process.stderr)
+    assert set(os.listdir(here)) == OUTPUT - too_large
 
 
 def test_output_that_nobody_wants(expt, refl, cif, here):

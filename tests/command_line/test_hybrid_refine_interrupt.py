@@ -55,7 +55,7 @@ def test_an_old_checkpoint_is_not_recommended(expt, refl, cif, here, monkeypatch
     (here / "dials.hybrid_refine.checkpoint").write_text("{}")
     os.utime(here / "dials.hybrid_refine.checkpoint", (1.0, 1.0))
 
-    def interrupt(*args):
+    def interrupt(*args, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dials_hybrid.algorithm.run_hybrid_refine", interrupt)

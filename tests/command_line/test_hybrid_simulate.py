@@ -135,3 +135,14 @@ def test_exit_status_is_1(here):
         .startswith("dials.hybrid_simulate: DIALS predicts no reflection")
     )
     assert "Traceback" not in found.stderr
+
+
+def test_an_interrupt_has_status_130(here, monkeypatch, capsys):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dials_hybrid.synthesis.Synthesis.run", interrupt)
+    with pytest.raises(SystemExit) as end:
+        run(["in.expt", "model.cif", *CHEAP])
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "Interrupted\n"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,15 @@ def test_device_is_not_replaced():
         assert path == Path(os.devnull)
         path.write_text("gone")
     assert Path(os.devnull).is_char_device()
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    """Not what a process writes that still runs, nor what only looks alike."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    names = [f".refined.{os.getppid()}.cif", ".refined.old.cif", ".other.1.cif", f".refined.{child.pid}.mtz"]
+    for name in [*names, f".refined.{child.pid}.cif", f".refined.{10**20}.cif"]:
+        (tmp_path / name).touch()
+    with atomic_write(tmp_path / "refined.cif") as path:
+        path.write_text("new")
+    assert {path.name for path in tmp_path.iterdir()} == {"refined.cif", *names}

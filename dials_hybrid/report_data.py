@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -177,11 +178,10 @@ def _u_cart(scatterer, cell) -> np.ndarray:
 
 
 def _cell(block) -> str:
-    """The cell as it stands in the CIF, without the zeros of what has no s.u."""
+    """The cell of the CIF."""
 
     def number(name: str) -> str:
-        text = block[f"_cell_{name}"]
-        return text if "(" in text else f"{float(text):g}"
+        return _plain(block[f"_cell_{name}"])
 
     lengths = ", ".join(f"{name} = {number(f'length_{name}')}" for name in "abc")
     greek = {"α": "alpha", "β": "beta", "γ": "gamma"}
@@ -190,7 +190,12 @@ def _cell(block) -> str:
 
 
 def _loop(block, name: str, columns: Mapping[str, str]) -> Table:
-    """Rows of a loop as they stand in the CIF, s.u.s in brackets; none where there is no such loop."""
+    """Rows of a loop of the CIF, s.u.s in brackets; none where there is no such loop."""
     loop = block.get_loop(name)
-    values = [list(loop[f"{name}_{column}"]) for column in columns] if loop else []
-    return list(columns.values()), [list(row) for row in zip(*values, strict=True)]
+    values = [loop[f"{name}_{column}"] for column in columns] if loop else []
+    return list(columns.values()), [list(map(_plain, row)) for row in zip(*values, strict=True)]
+
+
+def _plain(text: str) -> str:
+    """Without the zeros of a decimal number that has no s.u."""
+    return f"{float(text) + 0.0:g}" if re.fullmatch(r"-?\d+\.\d+", text) else text

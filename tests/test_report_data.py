@@ -16,7 +16,7 @@ from dials_hybrid import HybridRefinement
 from dials_hybrid.phil import phil_scope
 from dials_hybrid.report.page import render
 from dials_hybrid.report.structure import drawing
-from dials_hybrid.report_data import _loop, _structure, _title, report_data
+from dials_hybrid.report_data import _loop, _plain, _structure, _title, report_data
 
 CHEAP = """
 thickness.model=normal
@@ -100,6 +100,17 @@ def test_atoms_stand_as_in_the_cif(data):
     header, rows = data.bonds
     assert [row[:2] for row in rows] == [["Si1", "O1"]] * 4
     assert all(1.5 < float(row[2].partition("(")[0]) < 1.7 for row in rows)
+
+
+def test_zeros_that_say_nothing_are_left_out():
+    texts = {
+        "1.000000": "1",
+        "-0.000000": "0",
+        "0.666667": "0.666667",
+        "0.4710(40)": "0.4710(40)",
+        "2_654": "2_654",
+    }
+    assert {text: _plain(text) for text in texts} == texts
 
 
 def test_a_loop_that_is_not_there_gives_no_rows():

@@ -10,13 +10,16 @@ from dials_hybrid.report.data import Curve, Distribution
 from dials_hybrid.report.traces import axis, band, figure, line, numbers, reference
 
 
-def thickness_distribution(distribution: Distribution) -> dict:
+def thickness_distribution(distribution: Distribution, several: bool = False) -> dict:
     """p(t): a curve where it is the same all along the scan, else a map."""
     changes = np.ptp(distribution.density, axis=0).max() > 1e-6 * distribution.density.max()
-    return _map(distribution) if changes else _curve(distribution)
+    title = "Thickness distribution"
+    if several:
+        title += f", crystal {distribution.crystal + 1}"
+    return (_map if changes else _curve)(distribution, title)
 
 
-def _curve(distribution: Distribution) -> dict:
+def _curve(distribution: Distribution, title: str) -> dict:
     density = 1000.0 * distribution.density[0].clip(min=0.0)
     hover = "%{x:.0f} Å<br>p %{y:.3f} / 1000 Å"
     p = line("p", distribution.thickness, density, 0, hovertemplate=hover, showlegend=False)
@@ -25,7 +28,7 @@ def _curve(distribution: Distribution) -> dict:
     return figure(
         f"thickness-map-{distribution.crystal + 1}",
         "crystal",
-        f"Thickness distribution, crystal {distribution.crystal + 1}",
+        title,
         "Part of the illuminated area at each thickness, the same all along the scan; dashed: the mean.",
         [reference([mean, mean], [0.0, top], "mean"), p],
         xaxis=axis("thickness [Å]", rangemode="tozero"),
@@ -33,7 +36,7 @@ def _curve(distribution: Distribution) -> dict:
     )
 
 
-def _map(distribution: Distribution) -> dict:
+def _map(distribution: Distribution, title: str) -> dict:
     """p(t) against the scan angle, with the mean."""
     density = distribution.density.clip(min=0.0)
     mean = density @ distribution.thickness / density.sum(1)
@@ -48,11 +51,10 @@ def _map(distribution: Distribution) -> dict:
         "hovertemplate": "%{x:.1f}°, %{y:.0f} Å<br>p %{z:.3f} / 1000 Å<extra></extra>",
     }
     curve = line("mean", distribution.angle, mean, 1, mode="lines")
-    name = f"crystal {distribution.crystal + 1}"
     return figure(
         f"thickness-map-{distribution.crystal + 1}",
         "crystal",
-        f"Thickness distribution, {name}",
+        title,
         "Part of the illuminated area at each thickness; the line is the mean.",
         [map_, curve],
         xaxis=axis("scan angle [°]", showgrid=False),
@@ -117,10 +119,12 @@ def scales(curves: Sequence[Curve]) -> dict:
 
 def _curves(name, title, note, curves: Sequence[Curve], what: str, **options) -> dict:
     traces = []
+    several = len({curve.crystal for curve in curves}) > 1
     for index, curve in enumerate(curves):
         x, y = curve.angle, curve.value
         if curve.uncertainty is not None:
             traces.append(band(x, y - curve.uncertainty, y + curve.uncertainty, index))
-        traces.append(line(f"{curve.name}, crystal {curve.crystal + 1}", x, y, index, mode="lines"))
+        name = f"{curve.name}, crystal {curve.crystal + 1}" if several else curve.name
+        traces.append(line(name, x, y, index, mode="lines"))
     axes = {"xaxis": axis("scan angle [°]"), "yaxis": axis(what, **options)}
     return figure(name, "crystal", title, note, traces, **axes)

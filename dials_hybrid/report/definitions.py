@@ -29,12 +29,17 @@ DEFINITIONS = {
     "Hand": (
         "The enantiomorph that fits better, where the space group leaves a choice, and R1 (I > 3σ) of the "
         "other one. z-score: of N reflections with I > 3σ k fit it better than the other hand, "
-        "z = (2k − N)/√(N − w); w is the number of reflections that noise decides (Klar et al. 2023)."
+        "z = (2k − N)/√(N − w); w is the number of reflections that noise decides (Klar et al. 2023). "
+        "P = [1 + erf(z/√2)]/2; below z = 3 the hand is not determined."
     ),
     "ln L behind the best": (
         "Each model is fitted to four fifths of the reflections and judged by the likelihood L of the "
         "others, with the standard error of the difference. The simplest model within one standard error is "
         "chosen."
+    ),
+    "Part of the structure": (
+        "tr(S_c S⁻¹)/Σ_c tr(S_c S⁻¹), of what all crystals say about the structure, S = ΣS_c; S_c is the "
+        "normal matrix of crystal c without its own numbers (orientation, thickness, scale)."
     ),
     "Effective parameters": "A parameter that is held by its prior counts less than one.",
     "Thickness": "Mean of the thickness distribution p(t) along the beam, over all observations.",

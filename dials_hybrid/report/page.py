@@ -46,9 +46,10 @@ def render(data: ReportData) -> str:
         effects=page_tables.effects(summary.get("physics", ())),
         peaks=page_tables.peaks(summary["difference_map"]),
         map_rms=f"{summary['difference_map']['rms']:.3f}",
-        map_unit=summary["difference_map"]["unit"],
+        map_unit=summary["difference_map"]["unit"].replace("A", "Å"),
         reflections=page_tables.worst_reflections(data.reflections),
         ranges=page_tables.worst_ranges(summary["angular_ranges"]),
+        crystals=page_tables.crystals(summary["crystals"]),
         parameters=page_tables.refined(summary["parameters"]),
         correlations=page_tables.correlations(summary["correlations"]),
         restraints=page_tables.restraints(summary.get("restraints", ())),
@@ -108,4 +109,6 @@ def _certainty(hand: Mapping | None) -> str:
     if not hand:
         return "not determined"
     z = hand["z_score_observed_noise_adjusted"]
-    return f"z-score {z:.1f}, other hand {percent(hand['r1_obs_other'])}"
+    if not hand["determined"]:
+        return f"not determined: z-score {z:.1f}"
+    return f"z-score {z:.1f}, P {hand['probability']:.4f}, other hand {percent(hand['r1_obs_other'])}"

@@ -75,7 +75,10 @@ def figures(summary: Mapping) -> list[tuple[str, str, str]]:
     effective = f"{summary['n_parameters']}, of them effective {summary['n_parameters_effective']:.1f}"
     return [
         *table,
-        ("Error model", _error_model(summary["error_model"]), DEFINITIONS["Δ/σ"]),
+        *[
+            (_of_crystal("Error model", i, summary), _error_model(each["error_model"]), DEFINITIONS["Δ/σ"])
+            for i, each in enumerate(summary["crystals"], start=1)
+        ],
         (
             "Goodness of fit with the input σ",
             f"{summary['goodness_of_input_sigmas']:.2f}",
@@ -95,6 +98,42 @@ def figures(summary: Mapping) -> list[tuple[str, str, str]]:
         ),
         ("Wavelength", f"{summary['wavelength']:.5f} Å", "Of the electrons, relativistic."),
     ]
+
+
+def _of_crystal(name: str, number: int, summary: Mapping) -> str:
+    return f"{name}, crystal {number}" if len(summary["crystals"]) > 1 else name
+
+
+def crystals(each: Sequence[Mapping]) -> Table:
+    """What each crystal contributes; no rows for a single one."""
+    header = ["crystal", "reflections", "I > 3σ", "R1 (I > 3σ)", "R1 (all)", "wR", "Goodness of fit"]
+    header += [
+        "part of χ²",
+        "Part of the structure",
+        "mean thickness [Å]",
+        "mosaic spread [°]",
+        "weight",
+        "U added [Å²]",
+    ]
+    rows = [
+        (
+            str(number),
+            str(one["n_used"]),
+            str(one["n_observed"]),
+            percent(one["r1_obs"]),
+            percent(one["r1_all"]),
+            percent(one["wr_all"]),
+            f"{one['goodness_of_fit']:.2f}",
+            f"{one['chi_squared']:.0%}",
+            "" if one["information"] is None else f"{one['information']:.0%}",
+            f"{one['thickness_mean']:.0f}",
+            "" if one["mosaic_spread"] is None else f"{one['mosaic_spread']:.3f}",
+            f"{one['weight']:.2f}",
+            "" if one["overall_u"] is None else "{value:.4f} ± {su:.4f}".format(**one["overall_u"]),
+        )
+        for number, one in enumerate(each, start=1)
+    ]
+    return filled(header, rows if len(rows) > 1 else [])
 
 
 def _error_model(errors: Mapping) -> str:
@@ -196,6 +235,10 @@ def worst_reflections(reflections: Reflections) -> Table:
     return filled(header, rows)
 
 
+def _range(low: float, high: float) -> str:
+    return f"{low:.1f} to {high:.1f}" if high > low else f"{low:.1f}"
+
+
 def worst_ranges(ranges: Sequence[Mapping]) -> Table:
     """Ranges of scan angle with the highest R1; crystals and frames are counted from 1, as in the CIF."""
     header = ["crystal", "frame", "angle [°]", "reflections", "I > 3σ", "R1 (I > 3σ)", "R1 (all)"]
@@ -208,7 +251,7 @@ def worst_ranges(ranges: Sequence[Mapping]) -> Table:
         (
             str(item["crystal"] + 1) if several else "",
             "" if item["frame"] is None else str(item["frame"] + 1),
-            f"{item['angle_min']:.1f} to {item['angle_max']:.1f}",
+            _range(item["angle_min"], item["angle_max"]),
             str(item["n_all"]),
             str(item["n_observed"]),
             percent(item["r1_obs"]),

@@ -35,7 +35,7 @@ def plots(data: ReportData) -> list[dict]:
         by_intensity(summary["intensity_groups"]),
         residuals_by_angle(reflections),
         normal_probability(reflections),
-        *(thickness_distribution(distribution) for distribution in data.distributions),
+        *(thickness_distribution(one, several=len(data.distributions) > 1) for one in data.distributions),
         thickness_curve(summary["thickness"]["curve"]),
         thickness_scan(summary["scan"]),
         tilts(data.tilts),
@@ -70,7 +70,7 @@ def shifts(history: Sequence[Mapping]) -> dict | None:
     largest = [np.nan if cycle["largest_shift"] is None else cycle["largest_shift"] for cycle in history]
     hover = "%{text}<br>%{y:.3g}"
     trace = line("shift/s.u.", x, largest, 0, showlegend=False, text=text, hovertemplate=hover)
-    layout = {"yaxis": axis("largest shift / s.u.", type="log"), **_stages(history)}
+    layout = {"yaxis": axis("largest shift / s.u.", type="log", dtick="D2"), **_stages(history)}
     note = "Of the structure where it is refined, else of all parameters. Small at the end means converged."
     return figure("shifts", "cycles", "Largest shift of each cycle", note, [trace], **layout)
 

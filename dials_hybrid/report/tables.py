@@ -116,9 +116,8 @@ def summary_table(summary: Mapping) -> str:
     for name, (key, count) in percent.items():
         of = f"{summary[count]} reflections" if count else ""
         rows.append([name, f"{100.0 * summary[key]:.2f} %", of])
-    errors = summary["error_model"]
-    percent_of_f = 100.0 * errors["instability"]
-    error_model = f"gain {errors['gain']:.2f}, {percent_of_f:.1f} % of F, floor {errors['floor']:.1f}"
+    errors = summary["error_model"]  # of a single crystal
+    error_model = _error_model(errors) if errors else "with an error model for each crystal"
     rows.append(["goodness of fit", f"{summary['goodness_of_fit']:.2f}", error_model])
     rows.append(["by sigmas of the table", f"{summary['goodness_of_input_sigmas']:.2f}", ""])
     rows.append(["outliers", str(len(summary["outliers"])), "robust weight below 0.25"])
@@ -128,10 +127,46 @@ def summary_table(summary: Mapping) -> str:
     if absorption := summary["absorption"]:
         uncertainty = "" if absorption["su"] is None else f"s.u. {absorption['su']:.2f}"
         rows.append(["absorption, times theory", f"{absorption['factor']:.2f}", uncertainty])
+    if hands := summary["absolute_structure"]:
+        z = hands["z_score_observed_noise_adjusted"]
+        known = f"hand {hands['hand']}" if hands["determined"] else "hand not determined"
+        certainty = f"probability {hands['probability']:.4f}, R1 of the other {hands['r1_obs_other']:.2%}"
+        rows.append([known, f"z = {z:.1f}", certainty])
     for spread in summary["mosaic_spread"] or []:
         rows.append(["mosaic spread", f"{spread:.3f} degree", ""])
     rows.append(["time", f"{summary['seconds']['total']:.0f} s", ""])
-    return table(rows)
+    crystals = summary["crystals"]
+    return table(rows) + ("\n\n" + crystal_table(crystals) if len(crystals) > 1 else "")
+
+
+def _error_model(errors: Mapping) -> str:
+    return f"gain {errors['gain']:.2f}, {errors['instability']:.1%} of F, floor {errors['floor']:.1f}"
+
+
+def crystal_table(crystals: Sequence[Mapping]) -> str:
+    """What each crystal contributes; the items of `crystals` in output.json."""
+    rows = [
+        [
+            number,
+            each["n_used"],
+            each["n_observed"],
+            f"{100.0 * each['r1_obs']:.2f}",
+            f"{100.0 * each['r1_all']:.2f}",
+            f"{100.0 * each['wr_all']:.2f}",
+            f"{each['goodness_of_fit']:.2f}",
+            f"{each['chi_squared']:.0%}",
+            "-" if each["information"] is None else f"{each['information']:.0%}",
+            f"{each['thickness_mean']:.0f}",
+            "-" if each["mosaic_spread"] is None else f"{each['mosaic_spread']:.3f}",
+            f"{each['weight']:.2f}",
+            f"{each['error_model']['gain']:.2f}",
+            "-" if each["overall_u"] is None else "{value:.4f} ({su:.4f})".format(**each["overall_u"]),
+        ]
+        for number, each in enumerate(crystals, start=1)
+    ]
+    headers = ["", "used", "I > 3 s", "R1_obs %", "R1_all %", "wR %", "GoF", "chi^2", "structure", "A"]
+    title = "Crystals: their parts of the sum of squares and of what is known about the structure\n"
+    return title + table(rows, [*headers, "mosaic", "weight", "gain", "U added (s.u.)"])
 
 
 def hint_list(hints: Sequence[Mapping]) -> str:

@@ -54,6 +54,24 @@ def reflections(n: int = 150) -> Reflections:
     )
 
 
+def crystal(chi_squared: float, information: float) -> dict:
+    return {
+        "n_used": 75,
+        "n_observed": 45,
+        "r1_obs": 0.08,
+        "r1_all": 0.14,
+        "wr_all": 0.09,
+        "goodness_of_fit": 1.2,
+        "chi_squared": chi_squared,
+        "information": information,
+        "thickness_mean": 577.4,
+        "mosaic_spread": 0.05,
+        "weight": 1.0,
+        "overall_u": {"value": 0.0123, "su": 0.0004},
+        "error_model": {"gain": 2.1, "instability": 0.034, "floor": 0.0},
+    }
+
+
 def summary() -> dict:
     names = ("crystal", "frame", "angle_min", "angle_max", "r1_obs", "r1_all", "n_observed", "n_all")
     return {
@@ -84,12 +102,15 @@ def summary() -> dict:
         "absorption": {"factor": 1.236, "su": 0.114},
         "wavelength": 0.02508,
         "absolute_structure": {
-            "hand": "P 32 2 1",
+            "hand": "as given",
+            "determined": True,
+            "probability": 0.99999,
             "z_score_observed_noise_adjusted": 7.31,
             "r1_obs_other": 0.12,
         },
         "hints": [{"code": "poor_fit", "text": HOSTILE}],
-        "error_model": {"gain": 2.1, "instability": 0.034, "floor": 0.0},
+        "error_model": None,
+        "crystals": [crystal(0.3, 0.8), crystal(0.7, 0.2)],
         "goodness_of_input_sigmas": 3.16,
         "thickness_in_uncertainties": 1.07,
         "thickness_comparison": [

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sample import sample, summary
@@ -23,6 +25,20 @@ def test_a_distribution_that_stays_is_a_curve_with_its_mean():
 def test_distributions_have_names_of_their_own():
     names = {crystal_plots.thickness_distribution(each)["id"] for each in sample().distributions}
     assert len(names) == 2
+
+
+def test_crystals_are_named_where_there_are_several():
+    distribution, (curve,) = sample().distributions[1], sample().tilts
+    titles = [
+        crystal_plots.thickness_distribution(distribution, several)["title"] for several in (False, True)
+    ]
+    assert titles == ["Thickness distribution", "Thickness distribution, crystal 2"]
+    other = replace(curve, crystal=1)
+    names = [
+        [trace.get("name") for trace in crystal_plots.tilts(curves)["data"]]
+        for curves in ([curve], [curve, other])
+    ]
+    assert names == [[None, curve.name], [None, f"{curve.name}, crystal 1", None, f"{curve.name}, crystal 2"]]
 
 
 def test_uncertainty_of_the_thickness_is_a_band():

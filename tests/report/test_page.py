@@ -79,7 +79,7 @@ def test_figures_come_first_with_their_definitions(page):
     assert list(rows)[0] == "R1 (I > 3σ)"
     assert rows["R1 (I > 3σ)"][:2] == ("8.12 %", "90 reflections")
     assert rows["R1_free"][0] == "–", "there is no free set"
-    assert rows["Hand"][:2] == ("P 32 2 1", "z-score 7.3, other hand 12.00 %")
+    assert rows["Hand"][:2] == ("as given", "z-score 7.3, P 1.0000, other hand 12.00 %")
     assert rows["Thickness"][0] == "577 Å"
     assert rows["Time"][0] == "62 s"
     assert all(definition for _, _, definition in rows.values())
@@ -90,6 +90,9 @@ def test_figures_come_first_with_their_definitions(page):
 def test_a_hand_that_was_not_determined():
     summary = {**sample().summary, "absolute_structure": None}
     assert ("Hand", "–", "not determined") in [tile[:3] for tile in tiles(summary)]
+    hand = {**sample().summary["absolute_structure"], "determined": False}
+    summary["absolute_structure"] = {**hand, "z_score_observed_noise_adjusted": 1.84}
+    assert ("Hand", "as given", "not determined: z-score 1.8") in [tile[:3] for tile in tiles(summary)]
 
 
 def test_hints_are_a_list_and_without_any_there_is_none(page):

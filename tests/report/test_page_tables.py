@@ -9,6 +9,7 @@ from sample import HOSTILE, RANGES, sample
 
 from dials_hybrid.report.page_tables import (
     correlations,
+    crystals,
     duration,
     effects,
     figures,
@@ -89,6 +90,13 @@ def test_worst_ranges_first():
     assert columns["crystal"] == ("2", "1", "1")
 
 
+def test_a_frame_has_one_angle():
+    sweep, _, frame = sample().summary["angular_ranges"]
+    ranges = [{**sweep, "angle_min": -1.26, "angle_max": 3.0}, {**frame, "angle_min": 3.0, "angle_max": 3.0}]
+    header, rows = worst_ranges(ranges)
+    assert [row[header.index("angle [°]")] for row in rows] == ["3.0", "-1.3 to 3.0"]
+
+
 def test_peaks_come_before_holes():
     rows = peaks(sample().summary["difference_map"])
     assert [row[0] for row in rows] == ["+0.457", "-0.500"]
@@ -122,6 +130,18 @@ def test_options_of_the_physics():
     ]
 
 
+def test_what_crystals_contribute():
+    header, rows = crystals(sample().summary["crystals"])
+    assert [row[header.index("part of χ²")] for row in rows] == ["30%", "70%"]
+    assert [row[header.index("Part of the structure")] for row in rows] == ["80%", "20%"]
+    assert [row[0] for row in rows] == ["1", "2"]
+    one = sample().summary["crystals"][:1]
+    assert crystals(one) == ([], [])
+    assert rows[1][header.index("U added [Å²]")] == "0.0123 ± 0.0004"
+    held = [{**one[0], "information": None, "mosaic_spread": None, "overall_u": None}] * 2
+    assert not {"Part of the structure", "mosaic spread [°]", "U added [Å²]"} & set(crystals(held)[0])
+
+
 def test_figures_of_second_rank():
     rows = {name: value for name, value, _ in figures(sample().summary)}
     assert rows["R1 (I > 3σ) of merged reflections"] == "7.01 %"
@@ -131,5 +151,5 @@ def test_figures_of_second_rank():
     assert rows["Absorption, times theory"] == "1.24 ± 0.11"
     rows = {name: value for name, value, _ in figures({**sample().summary, "absorption": None})}
     assert "Absorption, times theory" not in rows
-    assert rows["Error model"] == "k 2.10, a 0.034, b 0"
+    assert rows["Error model, crystal 2"] == "k 2.10, a 0.034, b 0"
     assert all(definition for _, _, definition in figures(sample().summary))

@@ -8,6 +8,7 @@ from dials_hybrid.report import tables
 
 SUMMARY = {
     "absorption": None,
+    "absolute_structure": None,
     "r1_obs": 0.08123,
     "r1_all": 0.1456,
     "wr_all": 0.0989,
@@ -19,6 +20,7 @@ SUMMARY = {
     "goodness_of_fit": 3.214,
     "goodness_of_input_sigmas": 7.125,
     "error_model": {"gain": 2.25, "instability": 0.03, "floor": 41.5},
+    "crystals": [],
     "outliers": [{"row": 7}, {"row": 9}],
     "n_parameters": 135,
     "n_parameters_effective": 61.27,
@@ -109,6 +111,51 @@ def test_absorption_where_there_is_some():
     assert cells(table, "absorption, times theory")[1] == "1.00"
 
 
+def test_several_crystals_and_what_they_contribute():
+    each = {
+        "n_used": 1492,
+        "n_observed": 920,
+        "r1_obs": 0.0812,
+        "r1_all": 0.1456,
+        "wr_all": 0.0989,
+        "goodness_of_fit": 1.07,
+        "chi_squared": 0.42,
+        "information": 0.55,
+        "thickness_mean": 577.4,
+        "mosaic_spread": 0.0453,
+        "weight": 1.0,
+        "overall_u": None,
+        "error_model": {"gain": 3.3, "instability": 0.03, "floor": 1.0},
+    }
+    assert "crystals" not in tables.summary_table({**SUMMARY, "crystals": [each]}).lower()
+    other = {
+        **each,
+        "information": None,
+        "mosaic_spread": None,
+        "overall_u": {"value": 0.0021, "su": 0.0003},
+        "error_model": {**each["error_model"], "gain": 1},
+    }
+    table = tables.summary_table({**SUMMARY, "error_model": None, "crystals": [each, other]})
+    found = ["1492", "920", "8.12", "14.56", "9.89", "1.07", "42%", "55%", "577", "0.045", "1.00"]
+    assert cells(table, "1")[1:] == [*found, "3.30", "-"]
+    assert cells(table, "2")[8:] == ["-", "577", "-", "1.00", "1.00", "0.0021 (0.0003)"]
+
+
+def test_the_hand_and_whether_it_is_determined():
+    hands = {
+        "hand": "as given",
+        "determined": True,
+        "z_score_observed_noise_adjusted": 6.04,
+        "probability": 0.99991,
+        "r1_obs_other": 0.0912,
+    }
+    table = tables.summary_table({**SUMMARY, "absolute_structure": hands})
+    found = ["z = 6.0", "probability 0.9999, R1 of the other 9.12%"]
+    assert cells(table, "hand as given")[1:] == found
+    table = tables.summary_table({**SUMMARY, "absolute_structure": {**hands, "determined": False}})
+    assert cells(table, "hand not determined")[1] == "z = 6.0"
+
+
 def test_extrema_of_the_difference_map():
     peak = {"height": 0.21345, "site": (0.1, -0.25, 0.33333), "atom": "O1", "distance": 0.987}
     peaks = [{**peak, "height": 0.21345 - 0.01 * i} for i in range(10)]
@@ -136,3 +183,14 @@ def test_hints_are_wrapped_sentences():
     assert lines[0] == "Hints" and lines[-1] == "* Short."
     assert max(map(len, lines)) <= 100
     assert " ".join(lines[1:-1]).split() == ["*", *["word"] * 40]
+
+
+def test_restraints_by_kind_and_those_kept_worst():
+    each = {"kind": "dfix", "labels": ["C1", "C2"], "value": 1.53, "target": 1.52, "sigma": 0.02}
+    kept = [{**each, "in_sigmas": x} for x in (0.5, -3.0)] + [{**each, "kind": "isor", "in_sigmas": 1.0}]
+    table = tables.restraint_table(kept, longest=2)
+    summary, worst = table.split("\n\n")
+    assert cells(summary, "dfix")[1:] == ["2", "2.15", "3.00"]  # sqrt((0.25 + 9) / 2)
+    assert cells(summary, "isor")[1:] == ["1", "1.00", "1.00"]
+    assert cells(worst, "dfix")[1:] == ["C1 C2", "1.5300", "1.5200", "-3.0000"]
+    assert "0.5000" not in worst

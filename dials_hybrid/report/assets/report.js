@@ -65,7 +65,7 @@
   document.querySelectorAll("details").forEach((panel) => panel.addEventListener("toggle", () => draw()));
   addEventListener("beforeprint", () => {
     document.querySelectorAll("details").forEach((panel) => (panel.open = true));
-    draw({ width: 340, height: 260 });
+    draw({ width: 340, height: 220 });
   });
   addEventListener("afterprint", () => draw());
 })();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,8 @@ from cctbx.sgtbx import lattice_symmetry
 
 _LENGTH_TOLERANCE = 0.03  # relative
 _ANGLE_TOLERANCE = 2.0  # degree
-_CLEARLY_BETTER = 0.05  # in correlation
-_FEWEST_REFLECTIONS = 20
+_CLEARLY_BETTER = 2.0  # standard errors of a difference between correlations
+_FEWEST_REFLECTIONS, _FEWEST_UNIQUE = 20, 6
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class SettingCheck:
     """Correlation of merged |F_obs| with kinematical |F_calc| in each possible setting."""
 
     correlation: dict[str, float]  # change of basis, "h,k,l" first -> correlation coefficient
+    n_unique: int  # reflections correlated
 
     @property
     def present(self) -> float:
@@ -28,9 +30,15 @@ class SettingCheck:
 
     @property
     def better(self) -> str | None:
-        """A setting in which the data fit the model clearly better."""
-        best = max(self.correlation, key=self.correlation.__getitem__)
-        return best if self.correlation[best] > self.present + _CLEARLY_BETTER else None
+        """A setting in which the data fit the model clearly better.
+
+        artanh of a correlation over n pairs has the standard error 1 / sqrt(n - 3) (Fisher). With poor atoms
+        all settings are nearly alike, and chance decides which is the best.
+        """
+        z = {name: math.atanh(min(value, 1.0 - 1e-9)) for name, value in self.correlation.items()}
+        best = max(z, key=z.__getitem__)
+        error = math.sqrt(2.0 / (self.n_unique - 3))
+        return best if z[best] > z["h,k,l"] + _CLEARLY_BETTER * error else None
 
 
 def check_cell(structure: xray.structure, cell: tuple[float, ...], name: str) -> None:
@@ -76,11 +84,11 @@ def check_setting(
     if strong.sum() < _FEWEST_REFLECTIONS:
         return None
     data = flex.double(np.sqrt(intensity[strong]))
-    correlation = {
-        name: _correlation(structure, hkl[strong] @ rotation, data)
-        for name, rotation in _settings(structure).items()
-    }
-    return SettingCheck(correlation)
+    correlation, n_unique = {}, 0
+    for name, rotation in _settings(structure).items():
+        correlation[name], n = _correlation(structure, hkl[strong] @ rotation, data)
+        n_unique = n_unique or n  # of the present setting
+    return SettingCheck(correlation, n_unique) if n_unique >= _FEWEST_UNIQUE else None
 
 
 def _settings(structure: xray.structure) -> dict[str, np.ndarray]:
@@ -116,9 +124,11 @@ def _coset(rotation: np.ndarray, laue_rotations: list[np.ndarray]) -> frozenset:
     return frozenset(tuple((rotation @ laue).flatten()) for laue in laue_rotations)
 
 
-def _correlation(structure: xray.structure, hkl: np.ndarray, data: flex.double) -> float:
+def _correlation(structure: xray.structure, hkl: np.ndarray, data: flex.double) -> tuple[float, int]:
+    """Coefficient of the amplitudes of unique reflections, and how many these are."""
     indices = flex.miller_index([tuple(h) for h in hkl.tolist()])
     reflections = miller.set(structure.crystal_symmetry(), indices, anomalous_flag=False)
     merged = miller.array(reflections, data).merge_equivalents().array()
     calculated = merged.structure_factors_from_scatterers(structure, algorithm="direct").f_calc()
-    return flex.linear_correlation(merged.data(), flex.abs(calculated.data())).coefficient()
+    coefficient = flex.linear_correlation(merged.data(), flex.abs(calculated.data())).coefficient()
+    return coefficient, merged.size()

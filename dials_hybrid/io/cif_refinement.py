@@ -5,7 +5,7 @@ Names with a dot are those of version 3.3 of the dictionary, which have no older
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 from cctbx import xray
@@ -26,6 +26,13 @@ _WEIGHTS = """\
 w/s'^2 of I, s'^2 = (k s(I))^2 + (2 a P)^2 + b^2, P = (max(I(obs), 0) + 2 I(calc))/3,
 w = 1/(1 + (r/(c m))^2), r = (I(calc) - I(obs))/s' and m = 1.4826 median |r|;
 """
+
+_HANDS = """\
+Both hands were refined: R_factor_gt {r1:.4f}, of the other hand {other:.4f}. z = (2k - N)/sqrt(N), k of
+N reflections being fitted better by this hand (Klar et al., 2023): {z:.2f} with N = {n:.0f};
+{z_observed:.2f} with the N = {n_observed:.0f} that have I > 3 s(I), z' = {adjusted:.2f} without those
+that noise decides.
+Probability of this hand, (1 + erf(z'/sqrt(2)))/2: {probability:.4f}; not determined below z' = 3."""
 
 _SHAPES = {
     "flat": "one thickness",
@@ -105,13 +112,16 @@ def figure_items(summary: Mapping) -> dict[str, object]:
     }
 
 
-def weighting_items(gain: float, instability: float, floor: float, cutoff: float | None) -> dict[str, object]:
-    """The weights: k, a and b of the error model and c of the robust factor (None: w = 1)."""
-    constants = {"k": gain, "a": instability, "b": floor, "c": cutoff or float("inf")}
-    text = ", ".join(f"{name} = {value:.4g}" for name, value in constants.items())
+def weighting_items(errors: Sequence[Mapping[str, float]], cutoff: float | None) -> dict[str, object]:
+    """The weights: k, a and b of each crystal's error model and c of the robust factor (None: w = 1)."""
+    lines = []
+    for number, model in enumerate(errors, start=1):
+        constants = {"k": model["gain"], "a": model["instability"], "b": model["floor"]}
+        text = ", ".join(f"{name} = {value:.4g}" for name, value in constants.items())
+        lines.append(f"crystal {number}: {text}" if len(errors) > 1 else text)
     return {
         "_refine_ls_weighting_scheme": "calc",
-        "_refine_ls_weighting_details": _WEIGHTS + text,
+        "_refine_ls_weighting_details": _WEIGHTS + "\n".join([*lines, f"c = {cutoff or float('inf'):.4g}"]),
     }
 
 
@@ -131,9 +141,27 @@ def hydrogen_treatment(structure: xray.structure, constraints: Constraints) -> s
 def _absolute_structure_items(found: Mapping | None) -> dict[str, object]:
     if not found:
         return {}
+    given = found["hand"] == "as given"  # it is in the file, whichever the data prefer
+    sign = 1.0 if given else -1.0
+    r1, other = (found["r1_obs"], found["r1_obs_other"])[:: 1 if given else -1]
+    probability = found["probability"] if given else 1.0 - found["probability"]
+    z, z_observed, adjusted = (
+        sign * found[name] for name in ("z_score", "z_score_observed", "z_score_observed_noise_adjusted")
+    )
+    details = _HANDS.format(
+        r1=r1,
+        other=other,
+        z=z,
+        n=found["n_reflections"],
+        z_observed=z_observed,
+        n_observed=found["n_observed"],
+        adjusted=adjusted,
+        probability=probability,
+    )
     return {
-        "_refine_ls.abs_structure_z-score": f"{found['z_score']:.2f}",
-        "_chemical.absolute_configuration": "dyn",
+        "_refine_ls.abs_structure_z-score": f"{z:.2f}",
+        "_refine_ls_abs_structure_details": details,
+        "_chemical.absolute_configuration": "dyn" if found["determined"] and given else "unk",
     }
 
 
@@ -149,6 +177,10 @@ def _special_details(summary: Mapping) -> str:
     for peak in difference["peaks"] + difference["holes"]:
         site = " ".join(f"{x:7.4f}" for x in peak["site"])
         lines.append(f"{peak['height']:8.4f}  {site}  {peak['atom']} {peak['distance']:.2f}")
+    added = [(i, one["overall_u"]) for i, one in enumerate(summary["crystals"], start=1) if one["overall_u"]]
+    if added:
+        lines += ["", "Displacements are those of crystal 1; what others add to all U [A^2], and its s.u.:"]
+        lines += [f"crystal {i}: {u['value']:.5f} {u['su']:.5f}" for i, u in added]
     lines += ["", "Settings:", *(f"{name} = {value}" for name, value in summary["settings"].items())]
     lines += ["", "Versions:", *(f"{name}: {value}" for name, value in summary["versions"].items())]
     return "\n".join(lines)

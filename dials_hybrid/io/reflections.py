@@ -111,6 +111,7 @@ def read_reflections(
     safe = np.where((crystal >= 0) & (crystal < len(sweeps)), crystal, 0)
     limits = np.array([sweep.z[[0, -1]] for sweep in sweeps])[safe]
     rows.reject((z < limits[:, 0]) | (z > limits[:, 1]), "outside the scan")
+    rows.reject(_repeated(rows.kept, crystal, hkl, z), "listed before")
     if not rows.kept.any():
         raise ValueError(f"no reflection is left of {len(table)}: {rows}")
     kept = np.flatnonzero(rows.kept)
@@ -128,6 +129,15 @@ def read_reflections(
         share=np.ones(len(kept)),
     )
     return reflections, rows
+
+
+def _repeated(kept: np.ndarray, crystal: np.ndarray, hkl: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """(N,) bool: an earlier row that is kept has the same reflection at the same place of the same scan."""
+    key = np.column_stack([crystal, hkl, z.round(3)])[kept]
+    _, first = np.unique(key, axis=0, return_index=True)
+    repeated = kept.copy()
+    repeated[np.flatnonzero(kept)[first]] = False
+    return repeated
 
 
 def _needed(table: flex.reflection_table, name: str) -> np.ndarray:

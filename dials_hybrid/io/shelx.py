@@ -1,7 +1,8 @@
 """SHELX files (.ins, .res): atoms, and what the file says about their refinement.
 
 iotbx reads the symmetry and the atoms; PART, AFIX, free variables, fixed parameters, EADP and EXYZ become
-`Ties`, restraints stay instructions until `dials_hybrid.io.shelx_restraints` makes them.
+`Ties`, and so does SUMP, a restraint in SHELXL: here sums are kept exactly. Restraints stay instructions
+until `dials_hybrid.io.shelx_restraints` makes them.
 """
 
 from __future__ import annotations
@@ -23,15 +24,14 @@ logger = logging.getLogger("dials.hybrid_refine.io.shelx")
 RESTRAINTS = ("DFIX", "DANG", "SADI", "SAME", "FLAT", "SIMU", "DELU", "RIGU", "ISOR")
 # What changes the model or its refinement, and what is not done here.
 _IGNORED = (
-    *("ANIS", "BASF", "BIND", "BUMP", "CHIV", "CONN", "EXTI", "FREE", "HFIX", "MOVE", "NCSY", "SUMP"),
-    *("SWAT", "TWIN", "XNPD"),
+    *("ANIS", "BASF", "BIND", "BUMP", "CHIV", "CONN", "EXTI", "FREE", "HFIX", "MOVE", "NCSY", "SWAT"),
+    *("TWIN", "XNPD"),
 )
 _INSTEAD = {
     "CHIV": "the volumes of chiral centres are free",
     "HFIX": "hydrogen atoms must be in the file: give the .res file of a refinement with them",
-    "SUMP": "occupancies of several free variables are refined independently: fix them, or tie them by one "
-    "free variable",
 }
+_SUM_TOLERANCE = 0.02
 _HYDROGENS = {1: 1, 2: 2, 3: 3, 4: 1, 8: 1, 9: 2, 12: 6, 13: 3, 14: 1, 15: 1, 16: 1}  # AFIX m: atoms
 _RIGID = (5, 6, 7, 10, 11)  # rings of known shape
 
@@ -140,6 +140,7 @@ class _Reader:
         self.before: dict[int, int] = {}  # line of a SAME -> atoms before it
         self.images: dict[int, str] = {}
         self.same: dict[str, list[tuple]] = {"EADP": [], "EXYZ": []}
+        self.sums: list[tuple[tuple, int]] = []  # arguments of SUMP, line
         self.defaults: tuple[float, ...] = ()
         self.ignored: set[str] = set()
         self.held: dict[int, tuple[str, ...]] = {}  # by AFIX 1 and 2
@@ -147,9 +148,10 @@ class _Reader:
     def read(self) -> None:
         commands = lexer.command_stream(file=io.StringIO(self.text))
         stream = parsers.crystal_symmetry_parser(commands, self.builder).filtered_commands()
-        stream = parsers.atom_parser(self._watched(stream), self.builder, strictly_shelxl=False)
-        for command, line in stream.filtered_commands():
+        atoms = parsers.atom_parser(self._watched(stream), self.builder, strictly_shelxl=False)
+        for command, line in atoms.filtered_commands():
             self._other(command, line)
+        self.free_variables: tuple[float, ...] = atoms.free_variable or ()
         self._close_afix()
         self._close_group()
         if self.ignored:
@@ -239,6 +241,8 @@ class _Reader:
             self.same[name].append((residue, arguments, line))
         elif name == "EQIV":
             self.images[arguments[0]] = arguments[1]
+        elif name == "SUMP":
+            self.sums.append((arguments, line))
         elif name == "DEFS":
             self.defaults = arguments
         elif name in _IGNORED:
@@ -263,7 +267,22 @@ class _Reader:
             images=self.images,
             defaults=self.defaults,
         )
-        return _with_ties(model, builder.behaviours, self.same)
+        sums = [self._sum(*each) for each in self.sums]
+        return _with_ties(model, builder.behaviours, self.same, sums)
+
+    def _sum(self, arguments: tuple, line: int) -> list[tuple[float, int]]:
+        """c_i and the index of v_i, for SUMP c sigma c_1 m_1 c_2 m_2 ... that is c = sum c_i v_i."""
+        total, _sigma, *terms = arguments if len(arguments) > 3 else (0.0, 0.0, 0.0)
+        indices = [int(m) - 1 for m in terms[1::2]]
+        if len(terms) % 2 or not all(0 < index < len(self.free_variables) for index in indices):
+            raise ValueError(f"line {line + 1}: SUMP needs c sigma c1 m1 c2 m2 ... with m of free variables")
+        found = list(zip(terms[::2], indices, strict=True))
+        value = sum(c * self.free_variables[index] for c, index in found)
+        if abs(value - total) > _SUM_TOLERANCE:
+            logger.warning(
+                f"Line {line + 1}: SUMP keeps its sum at {value:.4g}, where it is, not at {total:g}"
+            )
+        return found
 
     def _refined(self, atom: int) -> tuple[str, ...]:
         """The parameters of an atom that the file does not fix."""
@@ -295,7 +314,9 @@ def _residues(builder) -> dict[str, list[int]]:
     return {name: numbers for name, numbers in builder.residue_numbers_having_class.items() if name}
 
 
-def _with_ties(model: ShelxModel, behaviours: list, same: dict[str, list[tuple]]) -> ShelxModel:
+def _with_ties(
+    model: ShelxModel, behaviours: list, same: dict[str, list[tuple]], sums: list[list[tuple[float, int]]]
+) -> ShelxModel:
     scatterers = model.structure.scatterers()
     a_star = model.structure.unit_cell().reciprocal_parameters()[:3]
     variables: dict[int, list[tuple[int, str, float]]] = {}
@@ -327,6 +348,14 @@ def _with_ties(model: ShelxModel, behaviours: list, same: dict[str, list[tuple]]
         scatterers[other].site = scatterers[first].site
     ties = Ties(
         free_variables=tuple(tuple(own) for own in variables.values()),
+        sums=tuple(
+            tuple(
+                (*variables[index][0][:2], c / variables[index][0][2])
+                for c, index in own
+                if index in variables
+            )
+            for own in sums
+        ),
         u_follows=tuple(follows),
         same_site=pairs["EXYZ"],
         same_u=pairs["EADP"],

@@ -4,6 +4,7 @@ Every tie is a linear equation between shifts p of the parameter table, besides 
 
     fixed              p = 0
     free variable      k_2 p_1 - k_1 p_2 = 0         parameters k_1 v, k_2 v (or k (v - 1)) of one variable v
+    sum                sum_m c_m p_m = 0
     U follows          p(u_iso) - c sum_ij G_ij p(U*_ij) / 3 = 0        u_iso = c U_eq of another atom
     same site or U     p_1 - p_2 = 0
     rigid group        p_i - p_pivot - sum_m y_m e_mi = 0               with shifts y of further parameters
@@ -45,6 +46,7 @@ class Ties:
 
     fixed: tuple[tuple[int, str], ...] = ()
     free_variables: tuple[tuple[tuple[int, str, float], ...], ...] = ()  # atom, parameter, k
+    sums: tuple[tuple[tuple[int, str, float], ...], ...] = ()  # atom, parameter, c
     u_follows: tuple[tuple[int, int, float], ...] = ()  # atom, the one it follows, c
     same_site: tuple[tuple[int, int], ...] = ()
     same_u: tuple[tuple[int, int], ...] = ()
@@ -103,6 +105,8 @@ def _equations(structure: xray.structure, ties: Ties) -> tuple[np.ndarray, np.nd
         own = [each for each in variable if used(*each[:2])]
         for (i, first, k_1), (j, second, k_2) in zip(own, own[1:], strict=False):
             add({_column(i, first): k_2, _column(j, second): -k_1})
+    for terms in ties.sums:
+        add({_column(atom, parameter): c for atom, parameter, c in terms if used(atom, parameter)})
     for atom, other, factor in ties.u_follows:
         if used(atom, _U_ISO):
             add({_column(atom, _U_ISO): 1.0, **_equivalent(structure, other, -factor)})

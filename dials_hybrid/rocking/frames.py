@@ -34,6 +34,7 @@ class VirtualFrames:
     rotation_axis: np.ndarray  # (3,) unit vector
     precession: bool
     margin: float = 0.0  # [degree] beyond each end of a rotation that is summed over too
+    used: np.ndarray | None = None  # (F,) bool: those that are cut into steps; None: all
 
     def __len__(self) -> int:
         return len(self.angle)
@@ -41,7 +42,9 @@ class VirtualFrames:
     @property
     def range(self) -> float:
         """Scan angle covered [degree]."""
-        return float((self.angle + self.semi_angle).max() - (self.angle - self.semi_angle).min())
+        used = slice(None) if self.used is None else self.used
+        angle, semi_angle = self.angle[used], self.semi_angle[used]
+        return float((angle + semi_angle).max() - (angle - semi_angle).min())
 
     def excitation(
         self, frame: np.ndarray, hkl: np.ndarray, wavelength: float
@@ -82,6 +85,8 @@ class VirtualFrames:
         half = self.semi_angle if self.precession else self.semi_angle + self.margin
         length = 2.0 * half * (math.pi if self.precession else 1.0)
         n = np.ceil(length / step * (1.0 - 1e-9)).astype(int)  # as many as asked for, whatever the rounding
+        if self.used is not None:
+            n = np.where(self.used, n, 0)
         frame = np.repeat(np.arange(len(self)), n)
         place = (np.arange(len(frame)) - np.repeat(n.cumsum() - n, n) + 0.5) / n[frame]  # in (0, 1)
         turn = self._turns(place, half[frame])
@@ -89,7 +94,7 @@ class VirtualFrames:
         return Cut(
             basis=turn.as_matrix() @ self.basis[frame],
             angle=self.angle[frame] + swept,
-            weight=(2.0 * half / n)[frame],
+            weight=2.0 * half[frame] / n[frame],
             frame=frame,
         )
 

@@ -121,6 +121,22 @@ def test_too_few_observed_reflections_say_nothing(quartz):
     assert check_setting(quartz, hkl, intensity, intensity) is None
 
 
-@pytest.mark.parametrize(("other", "better"), [(0.80, None), (0.84, None), (0.86, "-h,-k,l")])
-def test_a_slightly_better_setting_is_not_better(other, better):
-    assert SettingCheck({"h,k,l": 0.80, "-h,-k,l": other}).better == better
+@pytest.mark.parametrize(
+    ("other", "n_unique", "better"),
+    [(0.80, 100, None), (0.87, 100, None), (0.89, 100, "-h,-k,l"), (0.89, 20, None), (0.99, 20, "-h,-k,l")],
+)
+def test_a_setting_that_chance_may_favour_is_not_better(other, n_unique, better):
+    assert SettingCheck({"h,k,l": 0.80, "-h,-k,l": other}, n_unique).better == better
+
+
+def test_standard_error_of_the_difference():
+    """Of two coefficients of independent samples of 50 pairs, both 0.6 in truth, against Fisher's formula."""
+    generator = np.random.default_rng(0)
+    x, noise = generator.normal(size=(2, 4000, 50))
+    y = 0.6 * x + 0.8 * noise
+    coefficients = [np.corrcoef(a, b)[0, 1] for a, b in zip(x, y, strict=True)]
+    better = [
+        SettingCheck({"h,k,l": first, "-h,-k,l": second}, 50).better is not None
+        for first, second in zip(coefficients[::2], coefficients[1::2], strict=True)
+    ]
+    assert 0.012 < np.mean(better) < 0.036  # of a normal distribution beyond two standard errors: 0.023

@@ -58,7 +58,7 @@ def everything(structure: xray.structure) -> dict:
         **measurement_items(sweep(turned(atoms, 0.3, 0.1, 0.2), n=9, width=0.5), WAVELENGTH, [0.05]),
         **reflection_items(structure, hkl_list(), 100, WAVELENGTH),
         **figure_items(SUMMARY),
-        **weighting_items(4.0, 0.03, 0.5, 3.0),
+        **weighting_items([{"gain": 4.0, "instability": 0.03, "floor": 0.5}], 3.0),
         "_refine_ls_hydrogen_treatment": hydrogen_treatment(structure, found),
         "_computing_data_reduction": "DIALS 3.12",
         "_cell_special_details": "a cell\nof its own",

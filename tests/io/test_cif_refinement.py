@@ -37,8 +37,20 @@ SUMMARY = {
     "goodness_of_fit": 1.2,
     "thickness_mean": 648.3,
     "thickness_model": "wedge",
-    "absolute_structure": {"z_score": 7.123},
+    "absolute_structure": {
+        "hand": "as given",
+        "determined": True,
+        "z_score": 7.123,
+        "z_score_observed": 9.5,
+        "z_score_observed_noise_adjusted": 9.81,
+        "probability": 0.9999,
+        "r1_obs": 0.08123,
+        "r1_obs_other": 0.0966,
+        "n_reflections": 60.0,
+        "n_observed": 41.5,
+    },
     "history": [{"largest_shift": 0.04}],
+    "crystals": [{"overall_u": None}, {"overall_u": {"value": 0.0123, "su": 0.0004}}],
     "settings": {"g_max": 2.0, "label": "it's \"one\"\n;of 'many'", "_cell_length_a": None},
     "versions": {"dials": "DIALS 3.12"},
     "difference_map": {
@@ -69,15 +81,42 @@ def test_figures():
     assert found["_refine_ls_number_reflns"] == 56  # without the free set
     assert found["_refine_ls_R_factor_gt"] == "0.0812"
     assert found["_refine_ls.abs_structure_z-score"] == "7.12"
+    assert found["_chemical.absolute_configuration"] == "dyn"
+    assert "\ncrystal 2: 0.01230 0.00040\n" in found["_refine_special_details"]
     assert found["_refine_diff.potential_min"] == "-0.1000"
     without = figure_items({**SUMMARY, "absolute_structure": None, "history": []})
     assert "_chemical.absolute_configuration" not in without
     assert without["_refine_ls_shift/su_max"] is None
 
 
+@pytest.mark.parametrize(
+    ("changes", "z", "text"),
+    [
+        # what is written down is the hand given, whichever the data prefer
+        ({"hand": "other than given"}, "-7.12", "R_factor_gt 0.0966, of the other hand 0.0812"),
+        ({"hand": "other than given"}, "-7.12", "z' = -9.81"),
+        ({"hand": "other than given"}, "-7.12", "/2: 0.0001;"),
+        ({"determined": False}, "7.12", "R_factor_gt 0.0812, of the other hand 0.0966"),
+    ],
+)
+def test_a_hand_that_is_wrong_or_not_determined(changes, z, text):
+    summary = {**SUMMARY, "absolute_structure": {**SUMMARY["absolute_structure"], **changes}}
+    found = figure_items(summary)
+    assert found["_refine_ls.abs_structure_z-score"] == z
+    assert found["_chemical.absolute_configuration"] == "unk"
+    assert text in found["_refine_ls_abs_structure_details"]
+
+
 def test_weights_without_robust_factor():
-    text = weighting_items(1.0, 0.01, 0.0, None)["_refine_ls_weighting_details"]
-    assert "k = 1, a = 0.01, b = 0, c = inf" in text
+    errors = {"gain": 1.0, "instability": 0.01, "floor": 0.0}
+    text = weighting_items([errors], None)["_refine_ls_weighting_details"]
+    assert text.endswith(";\nk = 1, a = 0.01, b = 0\nc = inf")
+
+
+def test_weights_of_two_crystals():
+    errors = {"gain": 1.0, "instability": 0.01, "floor": 0.0}
+    text = weighting_items([errors, {**errors, "gain": 3.3}], 3.0)["_refine_ls_weighting_details"]
+    assert "\ncrystal 1: k = 1, a = 0.01, b = 0\ncrystal 2: k = 3.3, a = 0.01, b = 0\nc = 3" in text
 
 
 def test_hydrogen_treatment():

@@ -158,6 +158,16 @@ def test_a_spoilt_row_is_left_out_with_its_reason(table, read, spoil, reason):
     assert len(gained) == 1 and reason in gained[0]
 
 
+def test_a_row_that_is_listed_twice_counts_once(table, read):
+    twice = table.copy()
+    before, rows = read(table)
+    assert "listed before" not in rows.counts
+    twice.extend(table.select(flex.size_t(before.row[:2].tolist())))
+    after, rows = read(twice)
+    assert rows.counts["listed before"] == 2
+    np.testing.assert_array_equal(after.row, before.row)
+
+
 def test_a_row_with_several_faults_counts_once(table, read):
     for spoil in (unindex, put("partiality", 0.0), flag("overloaded")):
         spoil(table)

@@ -158,6 +158,29 @@ def test_disorder_shares_a_free_variable(model):
     assert len(held.names) == len(found.names) - 1
 
 
+MIXED = "".join(f"M{m} 1 0.1 0.2 0.{m} {m}1.0 0.02\n" for m in (2, 3, 4, 5))
+
+
+def test_sums_of_free_variables(model, caplog):
+    """The example of SHELXL's manual, four metals on sites that are full and have a mean charge of 2."""
+    sums = "SUMP 1.0 0.001 1 2 1 3 1 4 1 5\nSUMP 2.0 0.001 1 2 2 3 3 4 1 5\n"
+    found = model(alcohol(sums, atoms=MIXED, fvar="FVAR 1.0 0.2 0.3 0.35 0.15\n"))
+    rows = [k for k, name in enumerate(found.constraints.names) if name.endswith("occ")]
+    assert len(rows) == 2
+    occupancies = found.constraints.jacobian[rows].reshape(2, -1, WIDTH)[:, :, -1]
+    for charges in ((1.0, 1.0, 1.0, 1.0), (1.0, 2.0, 3.0, 1.0)):
+        assert (occupancies @ torch.tensor(charges, dtype=torch.float64)).abs().max() < 1e-12
+    assert "SUMP" not in caplog.text
+
+
+def test_a_sum_that_is_another_one_stays(model, caplog):
+    logger = logging.getLogger("dials.hybrid_refine.io.shelx")
+    logger.addHandler(caplog.handler)
+    model(alcohol("SUMP 1.0 0.001 1 2 1 3\n", atoms=MIXED, fvar="FVAR 1.0 0.2 0.3 0.35 0.15\n"))
+    logger.removeHandler(caplog.handler)
+    assert "SUMP keeps its sum at 0.5, where it is, not at 1" in caplog.text
+
+
 def test_fixed_parameters(model):
     """A coordinate, an isotropic U and a single U_ij; smtbx can fix sites and U's only as a whole."""
     text = alcohol(
@@ -229,9 +252,9 @@ def test_polar_axes_are_still_known(model):
 def test_instructions_that_are_not_followed_are_named(model, caplog):
     logger = logging.getLogger("dials.hybrid_refine.io.shelx")
     logger.addHandler(caplog.handler)
-    model(alcohol("HFIX 43 C1\nSUMP 1 0.01 1 2 1 3\nTWIN\n"))
+    model(alcohol("HFIX 43 C1\nTWIN\n"))
     logger.removeHandler(caplog.handler)
-    assert "not followed: HFIX, SUMP, TWIN" in caplog.text
+    assert "not followed: HFIX, TWIN" in caplog.text
     assert "HFIX is not followed: hydrogen atoms must be in the file" in caplog.text
 
 
@@ -243,6 +266,8 @@ def test_instructions_that_are_not_followed_are_named(model, caplog):
         (("AFIX 137", "AFIX 33\nAFIX 23"), r"AFIX 33 needs 3 atoms, not 0"),
         (("AFIX 13\n", "AFIX 23\n"), r"AFIX 23 needs 2 atoms, not 1"),
         (("C1 ", "FRAG 17\nC1 "), r"line 9: FRAG is not read"),
+        (("C1 ", "SUMP 1 0.1 1 2\nC1 "), r"line 9: SUMP needs c sigma c1 m1"),
+        (("C1 ", "SUMP 1\nC1 "), r"line 9: SUMP needs c sigma c1 m1"),
         (("11.00000 -1.20000", "41.00000 -1.20000"), r"cannot read a structure from .*model.res"),
     ],
 )

@@ -19,6 +19,10 @@ TIES = {
     "fixed": Ties(fixed=((1, "y"), (1, "uiso"))),
     "free variable": Ties(free_variables=(((0, "occ", 1.0), (1, "occ", -1.0), (4, "occ", 0.5)),)),
     "of another kind": Ties(free_variables=(((0, "occ", 2.0), (1, "uiso", 0.3)),)),
+    "sum": Ties(sums=(((0, "occ", 1.0), (1, "occ", 2.0), (4, "uiso", -0.5)),)),
+    "sum of free variables": Ties(
+        free_variables=(((0, "occ", 1.0), (1, "occ", 1.0)),), sums=(((1, "occ", 1.0), (4, "occ", 1.0)),)
+    ),
     "U": Ties(u_follows=((2, 0, 1.2), (3, 2, 1.5))),
     "same": Ties(same_site=((0, 4), (4, 3)), same_u=((1, 2),)),
     "rigid": Ties(groups=(GROUP,)),
@@ -29,6 +33,8 @@ LOST = {
     "fixed": 2,
     "free variable": 2,
     "of another kind": 1,
+    "sum": 1,
+    "sum of free variables": 2,
     "U": 2,
     "same": 7,
     "rigid": 5,
@@ -63,6 +69,9 @@ def test_shifts_obey_the_ties(name):
     for variable in ties.free_variables:
         values = [p[column(atom, parameter)] / k for atom, parameter, k in variable]
         assert values == pytest.approx([values[0]] * len(values)) and abs(values[0]) > 1e-3
+    for terms in ties.sums:
+        each = [c * p[column(atom, parameter)] for atom, parameter, c in terms]
+        assert sum(each) == pytest.approx(0.0, abs=1e-12) and max(map(abs, each)) > 1e-3
     for atom, other, factor in ties.u_follows:
         assert p[column(atom, "uiso")] == pytest.approx(factor * p[column(other, "uiso")])
     for pairs, parameter in ((ties.same_site, "z"), (ties.same_u, "uiso")):

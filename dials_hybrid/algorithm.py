@@ -96,7 +96,9 @@ class HybridRefinement:
         )
 
 
-def run_hybrid_refine(experiments, reflections, structure, params, virtual_frames=()) -> Result | None:
+def run_hybrid_refine(
+    experiments, reflections, structure, params, virtual_frames=(), *, show_progress: bool = True
+) -> Result | None:
     """Refine `structure` against integrated intensities.
 
     Args:
@@ -105,6 +107,7 @@ def run_hybrid_refine(experiments, reflections, structure, params, virtual_frame
         structure: cctbx xray.structure, or what `dials_hybrid.io.structure.read_model` gives.
         params: extract of `dials_hybrid.phil.phil_scope`.
         virtual_frames: see `HybridRefinement`.
+        show_progress: bars for long loops, where there is a terminal.
 
     Returns:
         The outcome; None where `params.output.problem` asks for a file with the problem instead.
@@ -149,7 +152,7 @@ def run_hybrid_refine(experiments, reflections, structure, params, virtual_frame
             settings,
             checkpoint=params.output.checkpoint if is_first_rank() else None,
             resume=params.resume,
-            progress=_show_progress if is_first_rank() else silent,
+            progress=_show_progress if show_progress and is_first_rank() else silent,
         )
         seconds["total"] = time.time() - started
         versions = machine.versions()

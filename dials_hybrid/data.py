@@ -159,6 +159,11 @@ class Observations(_Tensors):
     def __len__(self) -> int:
         return len(self.intensity)
 
+    @property
+    def n_crystals(self) -> int:
+        """Up to the last one with an observation."""
+        return int(self.crystal.max()) + 1 if len(self) else 1
+
     def frames(self) -> Tensor:
         """Crystal and number of each virtual frame with observations (F, 2)."""
         return _frames(self.crystal, self.frame)

@@ -5,6 +5,7 @@ A parameter may be None or Auto where that is its default or its help says what 
 
 from __future__ import annotations
 
+from functools import reduce
 from operator import attrgetter
 
 import libtbx.phil
@@ -40,6 +41,11 @@ structure {
   refine_occupancies = False
     .type = bool
     .help = "Refine the occupancy of every refined atom."
+    .expert_level = 1
+  overall_displacements = False
+    .type = bool
+    .help = "Of several crystals, give each but the first an overall isotropic displacement that adds to"
+            "those of the atoms: for a series of growing dose."
     .expert_level = 1
   form_factors = *peng lobato
     .type = choice
@@ -142,9 +148,10 @@ absorption {
     .help = "Times that of the theory. Auto: refined, with a prior of 1 and a standard deviation of 0.5."
     .expert_level = 1
 }
-absolute_structure = *compare ignore
+absolute_structure = *auto ignore
   .type = choice
-  .help = "Refine the other hand of a chiral structure too and say which one the data prefer, or do not."
+  .help = "Auto: where the space group has two hands, refine the other one too, and say which one the data"
+          "prefer. Or do not."
 orientation {
   tilt_nodes = Auto
     .type = int(value_min=1)
@@ -245,6 +252,11 @@ refinement {
     .help = "Reflections whose misfit exceeds so many robust standard deviations count less. None:"
             "all count by their standard uncertainty alone."
     .expert_level = 1
+  crystal_weights = None
+    .type = floats(value_min=0.001)
+    .help = "Weights of several crystals in the sum of squares, in the order in which they are given, for"
+            "instance 1,0.5. None: observations count by their standard uncertainty, whatever their crystal."
+    .expert_level = 1
 }
 resume = None
   .type = path
@@ -308,8 +320,14 @@ output {
 
 
 def check_values(params, scope=phil_scope) -> None:
-    """Raise ValueError if a parameter is None or Auto without this having a meaning."""
+    """Raise ValueError if a parameter is None or Auto without this having a meaning.
+
+    Auto of a choice becomes the choice of this name.
+    """
     for definition in scope.all_definitions():
         value, default = attrgetter(definition.path)(params), definition.object.extract()
         if value in (None, Auto) and value is not default and f"{value}:" not in definition.object.help:
             raise ValueError(f"{definition.path} cannot be {value}")
+        if value is Auto and definition.object.type.phil_type == "choice":
+            *groups, name = definition.path.split(".")
+            setattr(reduce(getattr, groups, params), name, "auto")

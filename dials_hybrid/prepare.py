@@ -75,7 +75,7 @@ def measured_frames(data: PetsData, params) -> Measurement:
         d_max=params.data.d_max,
         frames=_chosen_frames(params.data.frames, data),
     )
-    run = data.frames
+    run = replace(data.frames, used=np.isin(np.arange(len(data.frames)), reflections.frame))
     if params.data.frame_window == "curve" or (params.data.frame_window == "auto" and data.whole_curves):
         run = replace(run, margin=_margin(run, params.data.rsg))
     return Measurement((run,), reflections, data.wavelength, len(data), rows.counts)
@@ -178,14 +178,14 @@ def resolve_settings(params, sample: Dataset) -> Settings:
         surface=_surface(params.thickness.surface, steps),
         form_factors=params.structure.form_factors,
         **_absorption(params.absorption),
-        absolute_structure=params.absolute_structure == "compare",
+        absolute_structure=params.absolute_structure == "auto",
         rocking_step=_auto(params.beams.rocking_step, _frame_step(params, steps)),
         mosaic_points=params.orientation.mosaic_points,
         mosaic_spread=params.orientation.mosaic_spread,
         tilt_nodes=_auto(params.orientation.tilt_nodes, min(12, max(2, 1 + round(scan / 20)))),
         tilt_restraint=params.orientation.restraint,
         scale_nodes=_auto(params.scale.nodes, min(8, max(2, round(scan / 12.5)))),
-        thickness_model=_auto(params.thickness.model, "auto"),
+        thickness_model=params.thickness.model,
         thickness_maximum=_auto(params.thickness.maximum, None),
         network_hidden=network.hidden,
         network_terms=network.terms,
@@ -194,6 +194,8 @@ def resolve_settings(params, sample: Dataset) -> Settings:
         instability=_auto(params.refinement.instability, None),
         floor=_auto(params.refinement.floor, None),
         outlier_cutoff=params.refinement.outlier_cutoff,
+        n_displacements=steps.n_crystals - 1 if params.structure.overall_displacements else 0,
+        crystal_weights=_crystal_weights(params.refinement.crystal_weights, steps.n_crystals),
         free_fraction=params.data.free_fraction,
         max_cycles=params.refinement.max_cycles,
         tolerance=params.refinement.tolerance,
@@ -248,6 +250,12 @@ def _absorption(params) -> dict[str, float | None]:
         "absorption": 1.0 if refined else params.factor,
         "absorption_restraint": _ABSORPTION_PRIOR if refined else None,
     }
+
+
+def _crystal_weights(weights: list[float] | None, n_crystals: int) -> tuple[float, ...]:
+    if weights and len(weights) != n_crystals:
+        raise ValueError(f"refinement.crystal_weights has {len(weights)} numbers for {n_crystals} crystals")
+    return tuple(weights or ())
 
 
 def _auto(value, default):

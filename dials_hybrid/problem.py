@@ -158,6 +158,8 @@ def _check_settings(settings: Settings) -> None:
     _require(settings.segment_length >= 1 and 1 <= settings.mosaic_points <= 1000, "no steps")
     for value, least in ((settings.rocking_step, 1e-6), (settings.thickness_maximum, 1.0)):
         _require(value is None or value >= least, "no step")
+    _require(0 <= settings.n_displacements <= 1000, "displacements")
+    _require(all(1e-3 <= weight <= 1e6 for weight in settings.crystal_weights), "crystal weights")
     _require(settings.thickness_model in ("auto", *MODELS), "thickness model")
 
 
@@ -210,7 +212,7 @@ def _check_finished(finished: Finished, inputs: Inputs) -> None:
     _numbers(np.asarray(state.vector), (p,))
     for name, values in vars(finished.observations).items():
         _numbers(values, (m, 3) if name == "hkl" else (m,), name)
-    for name in ("intensity", "sigma", "share", "weight"):
+    for name in ("intensity", "sigma", "share", "emphasis", "robust_weight"):
         _numbers(getattr(fit.target, name), (m,))
     _numbers(fit.evaluation.thickness_weights, (m, n_nodes))
 

@@ -75,7 +75,7 @@ def cif_block(result: Result):
         **measurement_items(dataset.steps.to("cpu"), dataset.wavelength, summary["mosaic_spread"]),
         **reflection_items(structure, reflections, summary["n_rows"], dataset.wavelength),
         **figure_items(summary),
-        **weighting_items(**vars(target.errors), cutoff=target.cutoff),
+        **weighting_items([vars(errors) for errors in target.errors], target.cutoff),
         "_refine_ls_hydrogen_treatment": hydrogen_treatment(structure, constraints),
     }
     if result.experiments:

@@ -33,8 +33,8 @@ _SAME_ON_RESUME = {
     "seed": "seed",
     "thickness_model": "thickness.model",
     "absorption_restraint": "absorption.factor",
+    "n_displacements": "structure.overall_displacements",
 }
-_CERTAIN = 3.0  # z-score
 _STAGE_TITLES = {
     "scan": "Thickness scan",
     "orientation": "Orientation, mosaicity, thickness and scale",
@@ -72,7 +72,8 @@ def run_protocol(
 
     def close_stage() -> None:
         if clock["stage"]:
-            seconds[clock["stage"]] = time.time() - clock["since"]
+            before = seconds.get(clock["stage"], 0.0)
+            seconds[clock["stage"]] = before + time.time() - clock["since"]
 
     def on_stage(stage: str) -> None:
         close_stage()
@@ -143,9 +144,9 @@ def _log_hands(hands: dict) -> None:
         f"R1_obs {hands['r1_obs']:.2%} against {hands['r1_obs_other']:.2%}, z-score of "
         f"observed reflections {hands['z_score_observed']:.1f} "
         f"({hands['z_score_observed_noise_adjusted']:.1f} without those that noise decides), "
-        f"of all {hands['z_score']:.1f}"
+        f"of all {hands['z_score']:.1f}, probability {hands['probability']:.4f}"
     )
-    if hands["z_score_observed_noise_adjusted"] < _CERTAIN:
+    if not hands["determined"]:
         logger.warning(f"\nThe data cannot tell the two hands of the structure apart: {figures}")
     elif hands["hand"] == "as given":
         logger.info(f"\nThe data prefer the hand given: {figures}")

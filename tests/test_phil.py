@@ -95,6 +95,15 @@ def test_values_with_a_meaning_pass(text):
     check_values(extract(text))
 
 
+@pytest.mark.parametrize(
+    "path", ["data.frame_window", "structure.adp", "absolute_structure", "thickness.model"]
+)
+def test_auto_of_a_choice_is_a_choice(path):
+    params = extract(f"{path} = Auto")
+    check_values(params)
+    assert attrgetter(path)(params) == "auto"
+
+
 def test_import_needs_neither_torch_nor_dials():
     program = (
         "import sys, dials_hybrid.phil\n"

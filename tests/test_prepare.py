@@ -11,12 +11,21 @@ import pytest
 pytest.importorskip("dials.array_family.flex")
 
 import torch
+from pets_files import PetsFile
 from problems import small_problem
 
 import libtbx.phil
 
+from dials_hybrid.io.pets import read_pets
 from dials_hybrid.phil import phil_scope
-from dials_hybrid.prepare import _chosen_frames, _d_min, check_amount, check_experiments, resolve_settings
+from dials_hybrid.prepare import (
+    _chosen_frames,
+    _d_min,
+    check_amount,
+    check_experiments,
+    measured_frames,
+    resolve_settings,
+)
 
 FRAMES = SimpleNamespace(filename="some.cif_pets", names=("1", "2", "3", "7", "10"))
 
@@ -117,3 +126,23 @@ def test_wavelengths_must_agree():
     two.extend(other)
     with pytest.raises(ValueError, match="different wavelengths"):
         check_experiments(two, quartz_structure())
+
+
+@pytest.mark.parametrize(
+    ("frames", "rows", "left"),
+    [
+        ("1,3", None, [0, 2]),
+        ("1-3", None, [0, 1, 2]),
+        (
+            None,
+            [row for row in PetsFile().reflections() if row[-1] != "2"],
+            [0, 2],
+        ),  # lists nothing of frame 2
+    ],
+)
+def test_frames_without_reflections_have_no_steps_and_no_tilts(tmp_path, frames, rows, left):
+    (tmp_path / "made.cif_pets").write_text(PetsFile(rows=rows).text())
+    params = parameters(f"data.frames={frames}", "data.rsg=0.9")
+    dataset = measured_frames(read_pets(tmp_path / "made.cif_pets"), params).dataset(0.1, 1)
+    assert dataset.steps.frames()[:, 1].tolist() == left
+    assert set(dataset.observations.frame.tolist()) == set(left)

@@ -61,7 +61,7 @@ def refine(quartz_dials):
 
 @pytest.fixture(scope="module")
 def literature_start(refine):
-    return refine(absolute_structure="compare")
+    return refine(absolute_structure="auto")
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,11 @@ propagation of their own: the sums at the nodes of the thickness grid feed them 
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import cast
 
 import torch
@@ -20,14 +22,17 @@ from torch.func import functional_call, jacrev, vmap
 from dials_hybrid.bloch.propagate import Potential
 from dials_hybrid.data import Dataset
 from dials_hybrid.model.crystal import Crystal
+from dials_hybrid.model.held import row_blocks
 from dials_hybrid.model.jacobian import Jacobian
 from dials_hybrid.model.orientation import Orientation
+from dials_hybrid.model.potential_table import groups, tabulation_seconds
 from dials_hybrid.model.ranks import of_first_rank
 from dials_hybrid.model.scale import Scale
 from dials_hybrid.model.simulation import BeamPolicy, Progress, RockingSums, Simulation, silent
 from dials_hybrid.model.surface import normals
 from dials_hybrid.model.thickness import Thickness, conditions
 
+_REACH = 0.98
 BLOCKS = ("crystal", "orientation", "thickness", "scale")
 
 
@@ -171,6 +176,16 @@ class Hybrid(nn.Module):
         """Mean of p(t) over all observations [A]."""
         return float((evaluation.thickness_weights @ self.grid.nodes).mean())
 
+    def reach(self) -> float:
+        """Thickness [A] up to which 98 % of the intensity comes from, were it to grow as t.
+
+        That of the observation where it is the largest.
+        """
+        nodes = self.grid.nodes
+        part = (self.thickness_weights() * nodes).cumsum(1)
+        beyond = (part >= _REACH * part[:, -1:]).long().argmax(1)
+        return float(nodes[beyond.max()])
+
     @torch.no_grad()
     def evaluate(self, derivatives: bool = False, structure: bool = True) -> Evaluation:
         """Intensities, with the Jacobian by all parameters if asked for.
@@ -181,21 +196,34 @@ class Hybrid(nn.Module):
         self.load_vector(of_first_rank(self.vector()))
         basis = self.orientation.basis(self.dataset.steps)
 
-        def potential(hkl: Tensor) -> Potential:
-            return self.crystal.potential(hkl, self.dataset.wavelength, derivatives and structure)
+        def sums(simulation: Simulation, crystal: int) -> RockingSums:
+            def potential(hkl: Tensor) -> Potential:
+                return self.crystal.potential(
+                    hkl, self.dataset.wavelength, derivatives and structure, crystal
+                )
 
-        if not derivatives:
-            u = potential(self.simulation.table.hkl)
-            return self.recombine(self.simulation.run(u, basis, self.grid.nodes))
-        sums = self.simulation.differentiate(
-            potential,
-            basis,
-            self.orientation.axes,
-            self.orientation.design_matrix(),
-            self.grid.nodes,
-            self.thickness_weights(),
+            if not derivatives:
+                return simulation.run(potential(simulation.table.hkl), basis, self.grid.nodes)
+            return simulation.differentiate(
+                potential,
+                basis,
+                self.orientation.axes,
+                self.orientation.design_matrix(),
+                self.grid.nodes,
+                self.thickness_weights(),
+            )
+
+        return self.recombine(self._of_all_crystals(sums), derivatives)
+
+    def _of_all_crystals(self, sums: Callable[[Simulation, int], RockingSums]) -> RockingSums:
+        """At once where they have the same potential, else one after the other."""
+        if not len(self.crystal.overall_u):
+            return sums(self.simulation, 0)
+        parts = (
+            sums(of_crystal(self.simulation, crystal), crystal)
+            for crystal in range(self.dataset.steps.n_crystals)
         )
-        return self.recombine(sums, derivatives=True)
+        return reduce(added, parts)
 
     def precise(self) -> Evaluation:
         """Intensities in double precision, from now on, with the beams as they are."""
@@ -208,8 +236,14 @@ class Hybrid(nn.Module):
         simulation, blocks = self.simulation, self.slices()
         u = self.crystal.potential(simulation.table.hkl, self.dataset.wavelength, False)
         basis = self.orientation.basis(self.dataset.steps)
-        count = blocks["crystal"].stop + len(self.orientation.axes[0])
-        return simulation.seconds(u, basis, self.grid.nodes, count)
+        n_structure, atoms = blocks["crystal"].stop, self.crystal.start
+        made = size = len(simulation.table.hkl)
+        if simulation.entries < size:  # each process makes those that it needs next
+            parts = (groups(share, size, simulation.entries) for share in simulation.shares)
+            made = max(sum(len(needed) for needed, _ in part) for part in parts)
+        table = tabulation_seconds(made, n_structure, atoms.n_atoms, len(atoms.rotations))
+        n_propagated = n_structure + len(self.orientation.axes[0])
+        return table + simulation.seconds(u, basis, self.grid.nodes, n_propagated)
 
     @torch.no_grad()
     def recombine(self, sums: RockingSums, derivatives: bool = False) -> Evaluation:
@@ -252,3 +286,23 @@ class Hybrid(nn.Module):
             column[own] = block.detach()
             columns.append(column)
         return torch.cat(columns, dim=1)
+
+
+def of_crystal(simulation: Simulation, crystal: int) -> Simulation:
+    """The part of a simulation that is about one crystal; it gives zeros for the observations of others."""
+    part = copy.copy(simulation)
+    part.shares = [[task for task in own if task.segment.crystal == crystal] for own in simulation.shares]
+    return part
+
+
+def added(first: RockingSums, second: RockingSums) -> RockingSums:
+    """The sums of both; the first is changed."""
+    for total, part in (
+        (first.by_structure, second.by_structure),
+        (first.by_orientation, second.by_orientation),
+    ):
+        if total is not None and part is not None:
+            for rows in row_blocks(*total.shape):
+                total.values[rows] += part[rows].to(total.values)
+    first.intensity.add_(second.intensity)
+    return first

@@ -9,6 +9,13 @@ votes k are for the first hand (Klar et al., Nature Chemistry 15, 848, 2023):
     z = (2 k - N) / sqrt(N),     adjusted for noise:  z' = (2 k - N) / sqrt(N - w),
     w = sum [1 - erf(|I_1 - I_2| / (2 sigma))].
 
+The probability of the first hand is the part of fair coins, one for each reflection that noise does not
+decide, that give it a smaller majority:
+
+    P = [1 + erf(z' / sqrt(2))] / 2.
+
+Errors of the model are no coins: hands count as told apart from z' = 3 on, not from 2.
+
 Rows that list one measurement n times count 1 / n each. The votes of observed reflections (I > 3 sigma) are
 counted apart, too, and decide: most weak ones are weaker than either hand makes them, and so vote for the
 one that happens to make them weaker.
@@ -27,6 +34,7 @@ from dials_hybrid.refine.rvalues import observed, r_values
 from dials_hybrid.refine.state import Inputs
 
 SITE = slice(0, 3)  # of ATOM_PARAMETERS
+CERTAIN = 3.0  # z-score from which on the data tell the hands apart
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Votes:
 
     @property
     def probability(self) -> float:
-        """That a fair coin would not have given so large a majority."""
+        """P of the first hand."""
         return 0.5 * (1.0 + math.erf(self.z_score_noise_adjusted / math.sqrt(2.0)))
 
 
@@ -69,6 +77,7 @@ class Hands:
             "z_score_observed": sign * self.votes_observed.z_score,
             "z_score_observed_noise_adjusted": sign * self.votes_observed.z_score_noise_adjusted,
             "n_observed": self.votes_observed.n,
+            "determined": sign * self.votes_observed.z_score_noise_adjusted >= CERTAIN,
         }
 
 

@@ -26,30 +26,33 @@ from dials_hybrid.refine.state import Inputs, Settings, State
 
 _NODES_PER_EXTINCTION = 14  # thickness nodes in the shortest extinction distance
 _FEWEST_NODES, _MOST_NODES = 16, 64
-# Steps of one quantile of the mosaic spread, in units of 1 / (t g_max); amplitudes are off by 0.3 % in the
-# mean (quartz 0.24, CsPbBr3 0.30), by 1 % in the stages before the last (1.0, 0.5).
-_FINE, _ROUGH = 2.5, 4.0
+# Steps of one quantile of the mosaic spread, in units of 1 / (t g_max). The fine ones leave about 0.3 and
+# 0.6 % in amplitudes of quartz and CsPbBr3 (0.2 and 0.3 % in observed ones), the rough ones 1.1 and 0.8 %.
+_FINE, _ROUGH = 1.8, 4.0
 
 
 class Builder:
-    """Makes datasets and models for the stages of a refinement."""
+    """Makes datasets and models for the stages of a refinement.
 
-    def __init__(self, inputs: Inputs, settings: Settings, progress: Progress):
+    Args:
+        rough: for what is repeated with a better model: larger rocking steps, and no absorption, so that
+            potentials of centrosymmetric structures are real. The parameters are the same.
+    """
+
+    def __init__(self, inputs: Inputs, settings: Settings, progress: Progress, rough: bool = False):
         self.inputs = inputs
         self.settings = settings
         self.progress = progress
+        self.rough = rough
 
-    def dataset(self, thickness: float, mosaic_points: int, rough: bool = False) -> Dataset:
+    def dataset(self, thickness: float, mosaic_points: int) -> Dataset:
         """The data, cut finely enough for crystals of this thickness [A], with the free set drawn.
 
         The intensity has no period in the scan angle shorter than 1 / (t g). Quantiles of the mosaic
         spread interleave: together they sample more finely than each alone needs to.
-
-        Args:
-            rough: larger steps, for what is repeated with small ones.
         """
         way = thickness * self._longest_way
-        factor = 1.0 if mosaic_points == 1 else _ROUGH if rough else _FINE
+        factor = 1.0 if mosaic_points == 1 else _ROUGH if self.rough else _FINE
         coarsest = factor / (way * self.settings.g_max)
         step = self.settings.rocking_step or math.degrees(coarsest) / mosaic_points
         dataset = self.inputs.measurement.dataset(step, mosaic_points)
@@ -135,7 +138,14 @@ class Builder:
         atoms = with_form_factors(inputs.atoms, settings.form_factors).to(settings.device)
         jacobian = inputs.jacobian.to(settings.device)
         absorption = settings.absorption, settings.absorption_restraint
-        return Crystal(atoms, jacobian, inputs.names, *absorption)
+        return Crystal(
+            atoms,
+            jacobian,
+            inputs.names,
+            *absorption,
+            elastic=self.rough,
+            n_displacements=settings.n_displacements,
+        )
 
     def _thickness(self, dataset: Dataset, state: State) -> list[Thickness]:
         """One model a crystal."""

@@ -100,7 +100,8 @@ def figures(outcome: Outcome, thickness: ThicknessResult) -> dict:
         "n_parameters_effective": fit.n_parameters,
         "goodness_of_fit": fit.goodness_of_fit,
         "goodness_of_input_sigmas": goodness_of_input_sigmas(hybrid.dataset.observations, fit),
-        "error_model": asdict(fit.target.errors),
+        "error_model": asdict(fit.target.errors[0]) if len(fit.target.errors) == 1 else None,
+        "crystals": crystals(outcome),
         "outliers": outliers(hybrid.dataset.observations, fit),
         "converged": fit.converged,
         "thickness_mean": thickness.mean,
@@ -118,8 +119,44 @@ def figures(outcome: Outcome, thickness: ThicknessResult) -> dict:
         "history": [asdict(cycle) for cycle in outcome.state.history],
         "parameters": [asdict(parameter) for parameter in parameters],
         "correlations": largest_correlations(outcome, parameters),
-        "displacements": displacements(hybrid.crystal.atoms().to("cpu")),
+        "displacements": displacements(hybrid.crystal.atoms().to("cpu"), hybrid.crystal.start.to("cpu")),
     }
+
+
+def crystals(outcome: Outcome) -> list[dict]:
+    """What each crystal contributes, and its own numbers."""
+    hybrid, fit, result = outcome.hybrid, outcome.fit, []
+    observations, calculated = hybrid.dataset.observations, fit.evaluation.intensity
+    thickness = fit.evaluation.thickness_weights @ hybrid.grid.nodes
+    mosaic = _mosaic(hybrid)
+    for index, contribution in enumerate(fit.contributions):
+        own = observations.crystal == index
+        pooled = r_values(observations.intensity[own], observations.sigma[own], calculated[own])
+        result.append(
+            {
+                "n_used": int(own.sum()),
+                "n_observed": pooled.n_observed,
+                "n_free": int(observations.free[own].sum()),
+                **_pooled(pooled),
+                **asdict(contribution),
+                "weight": float(fit.target.emphasis[own][0]),
+                "error_model": asdict(fit.target.errors[index]),
+                "thickness_mean": float(thickness[own].mean()),
+                "mosaic_spread": mosaic and mosaic[index],
+                "overall_u": _overall_u(outcome, index),
+            }
+        )
+    return result
+
+
+def _overall_u(outcome: Outcome, crystal: int) -> dict | None:
+    """The overall displacement of a crystal beside the first, with its s.u. [A^2]; None: it has none."""
+    model, hybrid = outcome.hybrid.crystal, outcome.hybrid
+    if not (crystal and len(model.overall_u)):
+        return None
+    place = hybrid.slices()["crystal"].stop - len(model.overall_u) + crystal - 1
+    variance = outcome.fit.covariance[place, place].clamp(min=0.0)
+    return {"value": float(model.overall_u.detach()[crystal - 1]), "su": float(variance.sqrt())}
 
 
 def scale_curve(outcome: Outcome) -> list[dict]:

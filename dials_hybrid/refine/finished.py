@@ -60,7 +60,7 @@ class Finished:
     def outcome(self, inputs: Inputs) -> Outcome:
         """The outcome again, on this machine's CPU; `inputs` are those that were refined."""
         build = Builder(inputs, replace(self.settings, device="cpu", nproc=1), silent)
-        dataset = build.dataset(self.state.grid[0], self.settings.mosaic_points)
+        dataset = build.dataset(self.state.thickest, self.settings.mosaic_points)
         rose = self.figures.get("r1_free_rose")
         hybrid = build.hybrid(dataset, self.state)
         return Outcome(self.state, hybrid, self.fit, self.hands, tuple(rose) if rose else None)

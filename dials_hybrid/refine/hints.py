@@ -43,6 +43,30 @@ def poor_fit(summary: Mapping) -> Iterator[str]:
         )
 
 
+def poor_start(summary: Mapping) -> Iterator[str]:
+    """An atom (not hydrogen) moved by more than 0.15 A, or R1_obs is 15 to 25 %.
+
+    Unless the sigmas of the table explain the residuals within a factor of three. A refinement from so far
+    away may end in a false minimum.
+    """
+    atoms = [atom for atom in summary["displacements"] if atom["element"] not in ("H", "D")]
+    far = max(atoms, key=lambda atom: atom["moved"], default=None)
+    ratio = summary["goodness_of_input_sigmas"]
+    if not ratio > 3.0:
+        return
+    if far and far["moved"] > 0.15:
+        yield (
+            f"{far['atom']} moved by {far['moved']:.2f} A: the start was poor. The residuals are {ratio:.1f} "
+            "times what the sigmas explain, so this may not be the structure: refine again from the result, "
+            "and see whether it stays and makes chemical sense"
+        )
+    elif 0.15 < summary["r1_obs"] <= 0.25:
+        yield (
+            f"R1_obs is {summary['r1_obs']:.0%}, and the residuals are {ratio:.1f} times what the sigmas "
+            "explain: a poor start model? From another one the refinement may end elsewhere"
+        )
+
+
 def not_converged(summary: Mapping) -> Iterator[str]:
     """The last stage ended by its number of cycles."""
     if not summary["converged"]:
@@ -198,6 +222,7 @@ def restraints_broken(summary: Mapping) -> Iterator[str]:
 
 CHECKS = (
     poor_fit,
+    poor_start,
     not_converged,
     overfitted,
     few_data,

@@ -13,6 +13,7 @@ from torch import Tensor
 from dials_hybrid.data import Restraints
 from dials_hybrid.model.hybrid import BLOCKS, Evaluation, Hybrid
 from dials_hybrid.model.simulation import RockingSums
+from dials_hybrid.refine.contributions import Contribution, contributions
 from dials_hybrid.refine.error_model import ErrorModel
 from dials_hybrid.refine.least_squares import (
     Linearisation,
@@ -56,6 +57,7 @@ class Fit:
     converged: bool  # another cycle would shift nothing by more than a twentieth of its s.u.
     target: Target
     log_likelihood: float  # of the work reflections, under the error model
+    contributions: tuple[Contribution, ...] = ()  # of each crystal; none where the structure waits
 
 
 class JointFit:
@@ -220,7 +222,15 @@ class JointFit:
                 self.hybrid.load_vector(step.x)  # the last one tried may have been worse
                 on_cycle(self._cycle(stage, number, step, fit))
         self.hybrid.load_vector(step.x)
+        if "crystal" in blocks:
+            fit = replace(fit, contributions=self._contributions(step, active))
         return fit
+
+    def _contributions(self, step: Step, active: Tensor) -> tuple[Contribution, ...]:
+        hybrid, prior = self.hybrid, step.normal_matrix - step.data_matrix
+        inverse = covariance(step.normal_matrix, active)
+        crystal = hybrid.dataset.observations.crystal
+        return contributions(step.linearisation, crystal, self.target, inverse, prior, hybrid.structure)
 
     def _fit(self, step: Step, active: Tensor) -> Fit:
         assert step.remaining is not None  # of the steps that `minimise` gives
@@ -232,7 +242,7 @@ class JointFit:
         variance = step.chi_squared / freedom / self.target.expected()
         inverse = covariance(self.target.slope() * data + prior, active)
         robust = sandwich(inverse, at, self.target.share, variance * prior)
-        uncertainties = no_smaller(robust, variance * inverse)
+        uncertainties = no_smaller(robust, variance * self.target.score_variance() * inverse)
         return Fit(
             evaluation=replace(evaluation, sums=RockingSums(evaluation.sums.intensity), jacobian=None),
             covariance=uncertainties,

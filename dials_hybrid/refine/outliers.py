@@ -12,7 +12,7 @@ def outliers(observations: Observations, fit: Fit) -> list[dict]:
     """Work reflections with a robust weight below a quarter, the worst first."""
     target = fit.target
     calculated = fit.evaluation.intensity
-    weight = target.weight / target.share.clamp(min=1e-6)
+    weight = target.robust_weight
     index = (target.work & (weight < _SMALL_WEIGHT)).nonzero().flatten()
     index = index[weight[index].argsort()]
     return [

@@ -83,22 +83,25 @@ def _readable(name: str, place: tuple[int, ...]) -> str:
     """ "scale.log_scale" at (0, 2) is "log scale 1, 3": crystal 1, coefficient 3."""
     module, *crystal, leaf = name.split(".")
     words = leaf if module in leaf else f"{module} {leaf}"
-    numbers = ", ".join(str(index + 1) for index in (*map(int, crystal), *place))
+    first = 2 if leaf == "overall_u" else 1  # the first crystal has none
+    numbers = ", ".join(str(index + first) for index in (*map(int, crystal), *place))
     return f"{words.replace('_', ' ')} {numbers}"
 
 
-def displacements(atoms: AtomicModel) -> list[dict]:
+def displacements(atoms: AtomicModel, start: AtomicModel) -> list[dict]:
     """Mean and smallest principal mean-square displacement of each atom, eigenvalues of U_cart [A^2].
 
-    With A the matrix that turns fractional into Cartesian coordinates, U_cart = A U* A^T.
+    With A the matrix that turns fractional into Cartesian coordinates, U_cart = A U* A^T. `moved` is how far
+    the atom is from where it was at the start [A].
     """
     a = torch.linalg.cholesky(metric_tensor(atoms.cell)).mT
     u_star = atoms.parameters[:, _U_STAR].reshape(-1, 3, 3)
     isotropic = atoms.parameters[:, ATOM_PARAMETERS.index("uiso")]
     principal = torch.linalg.eigvalsh(a @ u_star @ a.mT)
     principal = torch.where(atoms.anisotropic[:, None], principal, isotropic[:, None])
-    mean, smallest = principal.mean(1).tolist(), principal.amin(1).tolist()
+    moved = ((atoms.parameters - start.parameters)[:, :3] @ a.mT).norm(dim=1)
+    columns = {"mean": principal.mean(1), "smallest": principal.amin(1), "moved": moved}
     return [
-        {"atom": label, "element": element, "mean": mean[i], "smallest": smallest[i]}
+        {"atom": label, "element": element, **{name: float(column[i]) for name, column in columns.items()}}
         for i, (label, element) in enumerate(zip(atoms.labels, atoms.elements, strict=True))
     ]

@@ -10,11 +10,9 @@ import torch
 from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.simulation import silent
 from dials_hybrid.refine.build import Builder
-from dials_hybrid.refine.error_model import ErrorModel
 from dials_hybrid.refine.protocol import Outcome
 from dials_hybrid.refine.rvalues import r_values
 from dials_hybrid.refine.state import Inputs, Settings
-from dials_hybrid.refine.target import Target
 
 
 @dataclass(frozen=True)
@@ -27,9 +25,11 @@ class Effect:
 
 
 def effects(inputs: Inputs, settings: Settings, outcome: Outcome) -> list[Effect]:
-    """Of each option that is off by default and in use, the calculation as refined first; else empty."""
+    """Without each option in use, the calculation as refined first; empty where none is in use."""
     off = {
+        "mosaicity": replace(settings, mosaic_points=1),
         "absorption": replace(settings, absorption=0.0, absorption_restraint=None),
+        "overall displacements": replace(settings, n_displacements=0),
         "inclined surface": replace(settings, surface=None),
         "form factors by Lobato & Van Dyck": replace(settings, form_factors="peng"),
     }
@@ -43,14 +43,13 @@ def effects(inputs: Inputs, settings: Settings, outcome: Outcome) -> list[Effect
 def _effect(name: str, settings: Settings, inputs: Inputs, outcome: Outcome) -> Effect:
     builder = Builder(inputs, settings, silent)
     state = replace(outcome.state, vector=None)
-    hybrid = builder.hybrid(builder.dataset(state.grid[0], settings.mosaic_points), state)
+    hybrid = builder.hybrid(builder.dataset(state.thickest, settings.mosaic_points), state)
     _take_over(hybrid, outcome.hybrid)
     assert len(hybrid.simulation.tasks)  # the choice of beams is no part of the calculation
     start = time.perf_counter()
     calculated = hybrid.evaluate().intensity
     seconds = time.perf_counter() - start
-    observations = hybrid.dataset.observations
-    factor = Target.of(observations, ErrorModel()).best_scale(calculated)
+    observations, factor = hybrid.dataset.observations, outcome.fit.target.best_scale(calculated)
     r1_obs = r_values(observations.intensity, observations.sigma, factor * calculated).r1_obs
     return Effect(name, r1_obs, seconds)
 

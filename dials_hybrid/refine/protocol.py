@@ -4,9 +4,12 @@
     orientation  tilts, mosaic spread, thickness and scale; the structure waits
     joint        everything together
     thickness    another model takes over the thickness distribution; all else waits
-    final        everything together, in finer rocking steps, with the covariance matrix; intensities at the
-                 end in double precision
+    final        everything together, in finer rocking steps and with absorption where that is wanted, which
+                 the stages before do without; the covariance matrix, and intensities in double precision
     hand         of a chiral structure: the other hand, to see which one the data prefer
+
+With atoms that are far off, the scan finds a wrong thickness, often the thickest, which blurs everything.
+Where the structure after "joint" or "final" prefers another, all begins anew with it, from the scan.
 
 Each stage starts from the numbers in `State` alone, so that a run resumed from a checkpoint ends
 where an uninterrupted one does. There is no checkpoint after the last stage: a finished run that is
@@ -20,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from dials_hybrid.data import Dataset
 from dials_hybrid.model.hybrid import BLOCKS, Hybrid
@@ -33,12 +37,15 @@ from dials_hybrid.refine.state import STAGES, Inputs, Settings, State
 from dials_hybrid.refine.target import Target, Weighting
 from dials_hybrid.refine.thickness_choice import Candidate
 from dials_hybrid.refine.thickness_scan import ThicknessScan, scan_thickness
-from dials_hybrid.refine.thickness_stage import change_model, starts
+from dials_hybrid.refine.thickness_stage import change_model, prefers_another, starts
 
 _BLOCKS = {"orientation": ("orientation", "thickness", "scale")}
 _CYCLES = {"orientation": 4, "hand": 5, "given": 0}
 _SMALL_CYCLES = {"joint": 1, "final": 3, "hand": 1}  # which gain little
+_MOST_STARTS = 4  # the first included
+_POOR, _MORE_ROUNDS = 0.12, 3  # R1_obs of the joint stage with which it goes on
 _TOLERANCE = {"joint": 10.0, "final": 0.05}  # times that of the settings: `final` goes on where `joint` ends
+_DESCRIBED = (0.8, 1.25)  # goodness of fit where the error model is right
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ class Protocol:
         self.inputs = inputs
         self.settings = settings
         self.build = Builder(inputs, settings, progress)
+        self.rough = Builder(inputs, settings, progress, rough=True)
         self.on_stage = on_stage
         self.on_model = on_model
         self.on_cycle = on_cycle
@@ -96,19 +104,22 @@ class Protocol:
             state = self._scan()
             self.on_checkpoint(state)
         fit = None
-        hybrid = self._model(state, rough=True)
+        hybrid = self._model(self.rough, state)
         self.on_model(hybrid)
-        for stage in STAGES[STAGES.index(state.stage) + 1 :]:
+        stages = list(STAGES[STAGES.index(state.stage) + 1 :])
+        while stages:
+            stage = stages.pop(0)
             if stage == "thickness" and not self._changes_model:
                 continue
             self.on_stage(stage)
             if stage == "final":
-                hybrid = self._model(state)
+                state = replace(state, reach=hybrid.reach())
+                hybrid = self._model(self.build, state)
             if stage == "orientation":
                 hybrid, state, fit, cycles = self._orientation(hybrid, state)
             elif stage == "thickness":
                 hybrid, state, candidates = change_model(
-                    self.build, self._joint_fit, hybrid, state, self.settings.thickness_model
+                    self.rough, self._joint_fit, hybrid, state, self.settings.thickness_model
                 )
                 cycles = []
                 if candidates:
@@ -121,16 +132,20 @@ class Protocol:
                 vector=hybrid.vector().tolist(),
                 history=[*state.history, *cycles],
             )
-            if stage == "orientation":
+            if stage == "orientation" and state.given is None:
                 state = replace(state, given=state)
-            if stage != STAGES[-1]:
+            anew = self._anew(hybrid, state, fit) if stage in ("joint", "final") and fit else None
+            if anew:
+                hybrid, state = anew
+                stages = list(STAGES[1:])
+            if state.stage != STAGES[-1]:
                 self.on_checkpoint(state)
         assert fit is not None  # of the last stage
         hands = self._compare_hands(hybrid, state, fit)
         rose = _risen(state, hybrid)
         if rose and state.given:
-            state = replace(state.given, stage=state.stage, history=state.history)
-            hybrid = self._model(state)
+            state = replace(state.given, stage=state.stage, history=state.history, reach=state.reach)
+            hybrid = self._model(self.build, state)
             fit, _ = self._refine(hybrid, "given")
         return Outcome(state, hybrid, fit, hands, rose)
 
@@ -144,9 +159,8 @@ class Protocol:
                 self.on_checkpoint(replace(state, vector=self.reached))
             raise
 
-    def _model(self, state: State, rough: bool = False) -> Hybrid:
-        dataset = self.build.dataset(state.grid[0], self.settings.mosaic_points, rough)
-        return self.build.hybrid(dataset, state)
+    def _model(self, build: Builder, state: State) -> Hybrid:
+        return build.hybrid(build.dataset(state.thickest, self.settings.mosaic_points), state)
 
     def _compare_hands(self, hybrid: Hybrid, state: State, fit: Fit) -> Hands | None:
         """Refine the other hand from where the given one ended."""
@@ -166,7 +180,8 @@ class Protocol:
         settings = self.settings
         numbers = {"gain": settings.gain, "instability": settings.instability, "floor": settings.floor}
         fixed = {name: value for name, value in numbers.items() if value is not None}
-        weighting, inputs = Weighting(fixed, settings.outlier_cutoff), self.inputs
+        weighting = Weighting(fixed, settings.outlier_cutoff, settings.crystal_weights)
+        inputs = self.inputs
         restraints = inputs.restraints and inputs.restraints.to(settings.device)
         return JointFit(hybrid, weighting, inputs.origin_shifts, restraints)
 
@@ -177,18 +192,26 @@ class Protocol:
         cycles: list[Cycle] = []
 
         def on_cycle(cycle: Cycle) -> None:
-            cycles.append(cycle)
+            cycles.append(replace(cycle, number=len(cycles) + 1))
             self.reached = hybrid.vector().tolist()
-            self.on_cycle(cycle)
+            self.on_cycle(cycles[-1])
 
-        fit = self._joint_fit(hybrid).refine(
-            _BLOCKS.get(stage, BLOCKS),
-            stage=stage,
-            max_cycles=min(_CYCLES.get(stage, self.settings.max_cycles), self.settings.max_cycles),
-            tolerance=self.settings.tolerance * _TOLERANCE.get(stage, 1.0),
-            on_cycle=on_cycle,
-            small_cycles=_SMALL_CYCLES.get(stage, math.inf),
-        )
+        def refine() -> Fit:
+            return self._joint_fit(hybrid).refine(
+                _BLOCKS.get(stage, BLOCKS),
+                stage=stage,
+                max_cycles=min(_CYCLES.get(stage, self.settings.max_cycles), self.settings.max_cycles),
+                tolerance=self.settings.tolerance * _TOLERANCE.get(stage, 1.0),
+                on_cycle=on_cycle,
+                small_cycles=_SMALL_CYCLES.get(stage, math.inf),
+            )
+
+        fit = refine()
+        for _ in range(_MORE_ROUNDS):
+            if stage == "joint" and cycles and cycles[-1].r1_obs > _POOR:
+                fit = refine()  # slow at first from far away
+        if stage == "final" and not _DESCRIBED[0] < fit.goodness_of_fit < _DESCRIBED[1]:
+            fit = refine()  # the weights were those of where the stage began
         if stage in ("final", "given"):
             fit = replace(fit, evaluation=hybrid.precise())
         return fit, cycles
@@ -198,16 +221,40 @@ class Protocol:
         sums = self._joint_fit(hybrid).set_scale()
         results = [
             (model, start, *self._refine(model, "orientation"))
-            for model, start in starts(self.build, self._joint_fit, hybrid, sums, state)
+            for model, start in starts(self.rough, self._joint_fit, hybrid, sums, state)
         ]
         return max(results, key=lambda result: result[2].log_likelihood)
 
-    def _scan(self) -> State:
-        """Scan up to 2000 A, or twice as far when the data ask for more."""
+    def _anew(self, hybrid: Hybrid, state: State, fit: Fit) -> tuple[Hybrid, State] | None:
+        """A new start with the structure as refined, where that prefers another thickness.
+
+        The scan on the sums at hand costs nothing; only where it finds one is there a scan on a new grid.
+        """
+        done = sum(cycle.stage == "joint" and cycle.number == 1 for cycle in state.history)
+        chosen = self._changes_model and state.stage == "final"  # then among all of them
+        elsewhere, beyond = prefers_another(hybrid, fit, None if chosen else state.thickness_model)
+        if done >= _MOST_STARTS or not (elsewhere or beyond):
+            return None
+        structure = hybrid.vector()[hybrid.structure]
+        start = self._scan(structure)
+        if not (elsewhere or start.grid[0] > state.grid[0]):
+            return None
+        self.on_stage("scan")
+        model = self._model(self.rough, start)
+        _put_structure(model, structure)
+        vector = model.vector().tolist()
+        return model, replace(start, vector=vector, history=state.history, given=state.given)
+
+    def _scan(self, structure: Tensor | None = None) -> State:
+        """Scan up to 2000 A, or twice as far when the data ask for more.
+
+        Args:
+            structure: its parameters; None: as given.
+        """
         maximum = self.settings.thickness_maximum
         for limit in [maximum] if maximum else [2000.0, 4000.0]:
-            dataset = self.build.dataset(limit, 1)
-            scan = self._scan_up_to(limit, dataset)
+            dataset = self.rough.dataset(limit, 1)
+            scan = self._scan_up_to(limit, dataset, structure)
             if not scan.at_bound:
                 break
         if maximum is None:
@@ -217,22 +264,31 @@ class Protocol:
         return State(
             stage="scan",
             scan=scan,
-            grid=(maximum, self.build.n_nodes(dataset, maximum)),
+            grid=(maximum, self.rough.n_nodes(dataset, maximum)),
             thickness_model=name,
             thickness_start=[scan.best[name]] * dataset.steps.n_crystals,
         )
 
-    def _scan_up_to(self, maximum: float, dataset: Dataset) -> ThicknessScan:
+    def _scan_up_to(self, maximum: float, dataset: Dataset, structure: Tensor | None) -> ThicknessScan:
         blank = State(
             stage="scan",
             scan=None,
-            grid=(maximum, self.build.n_nodes(dataset, maximum)),
+            grid=(maximum, self.rough.n_nodes(dataset, maximum)),
             thickness_model="flat",
             thickness_start=[[maximum / 2.0]] * dataset.steps.n_crystals,
         )
-        hybrid = self.build.hybrid(dataset, blank, mosaic=False)
+        hybrid = self.rough.hybrid(dataset, blank, mosaic=False)
+        if structure is not None:
+            _put_structure(hybrid, structure)
         target = Target.of(dataset.observations, ErrorModel())
         return scan_thickness(hybrid.evaluate().sums.intensity, hybrid.grid, target)
+
+
+def _put_structure(hybrid: Hybrid, structure: Tensor) -> None:
+    x = hybrid.vector()
+    x[hybrid.structure] = structure
+    hybrid.load_vector(x)
+    hybrid.update_beams()
 
 
 def _risen(state: State, hybrid: Hybrid) -> tuple[float, float] | None:

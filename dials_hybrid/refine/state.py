@@ -70,6 +70,8 @@ class Settings:
     absorption: float = 0.0  # factor on the absorptive potential; 0: none
     absorption_restraint: float | None = None  # standard deviation of the prior on it; None: it is held
     absolute_structure: bool = False  # whether both hands of a chiral structure are refined
+    n_displacements: int = 0  # crystals, all but the first or none, with an overall displacement of their own
+    crystal_weights: tuple[float, ...] = ()  # on the squares of each crystal's residuals; none: all alike
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,12 @@ class State:
     given: State | None = None  # after "orientation", before the structure was refined
     scale_prior: float = 0.3  # standard deviations of priors: on the smooth scale,
     network_prior: float = 0.3  # and on what shapes the thickness distribution
+    reach: float | None = None  # thickness [A] that sets the steps of the last stage, see `Hybrid.reach`
+
+    @property
+    def thickest(self) -> float:
+        """The thickness [A] that steps must be fine enough for."""
+        return self.grid[0] if self.reach is None else self.reach
 
     def as_dict(self) -> dict:
         """Plain numbers, strings, lists and dictionaries."""
@@ -114,10 +122,11 @@ class State:
                 given=cls.from_dict(content["given"]) if content["given"] else None,
                 scale_prior=float(content["scale_prior"]),
                 network_prior=float(content["network_prior"]),
+                reach=None if content["reach"] is None else float(content["reach"]),
             )
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError("the checkpoint is damaged") from error
-        positive = *state.grid, state.scale_prior, state.network_prior
+        positive = *state.grid, state.scale_prior, state.network_prior, state.thickest
         numbers = [*positive, *(state.vector or []), *itertools.chain(*state.thickness_start)]
         known = state.stage in STAGES and state.thickness_model in MODELS
         sizes = min(positive) > 0 and maximum < _THICKEST and n_nodes <= _MOST_NODES

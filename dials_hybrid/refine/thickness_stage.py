@@ -10,7 +10,7 @@ from dials_hybrid.model.simulation import RockingSums
 from dials_hybrid.model.thickness import Normal
 from dials_hybrid.refine.build import Builder
 from dials_hybrid.refine.free_set import unique_reflections
-from dials_hybrid.refine.joint_fit import JointFit
+from dials_hybrid.refine.joint_fit import Fit, JointFit
 from dials_hybrid.refine.prior_widths import prior_widths
 from dials_hybrid.refine.state import State
 from dials_hybrid.refine.thickness_choice import Candidate, compare, fit_thickness
@@ -19,6 +19,7 @@ from dials_hybrid.refine.thickness_scan import scan_thickness
 MakeFit = Callable[[Hybrid], JointFit]
 
 _TRIAL_CYCLES = 10
+_CLEARLY = 0.9  # of chi^2: a scan, coarse and with one scale, that is lower than a refined distribution
 _NEAR = 0.025  # log-likelihood per observation by which a start may be worse than the best
 _APART = 2.0  # distances of two nodes between the means of starts that are worth a trial each
 
@@ -56,6 +57,19 @@ def starts(
         if likelihood >= least and all(abs(mean - t) > _APART * hybrid.grid.spacing for t in tried):
             tried.append(mean)
             yield model, start
+
+
+def prefers_another(hybrid: Hybrid, fit: Fit, model: str | None) -> tuple[bool, bool]:
+    """Whether a scan with the sums of `fit` finds a clearly better thickness, and looks beyond the grid.
+
+    Args:
+        model: the distribution of the scan that counts; None: all.
+    """
+    sums, target = fit.evaluation.sums.intensity, fit.target
+    scan = scan_thickness(fit.evaluation.scale[:, None] * sums, hybrid.grid, target)
+    present = float(target.chi_squared(fit.evaluation.intensity))
+    best = scan.best_chi_squared
+    return (best[model] if model else min(best.values())) < _CLEARLY * present, scan.at_bound
 
 
 def change_model(

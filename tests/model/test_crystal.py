@@ -9,7 +9,7 @@ from synthetic import WAVELENGTH, central_differences, double, largest_error, qu
 from dials_hybrid.bloch.absorption import absorption_scale, absorptive_structure_factors
 from dials_hybrid.bloch.beams import reflections_within
 from dials_hybrid.bloch.electron import relativistic_factor
-from dials_hybrid.bloch.scattering import cell_volume, structure_factors
+from dials_hybrid.bloch.scattering import cell_volume, squared_lengths, structure_factors
 from dials_hybrid.model.crystal import Crystal, inversion_centre
 
 
@@ -143,3 +143,77 @@ def test_absorption_adds_its_own_potential_and_derivatives(centre):
     expected = central_differences(u, torch.zeros(3, dtype=torch.float64), 1e-5)
     both = [torch.view_as_real(found.derivatives).flatten(1), found.absorption_derivatives[:, None]]
     assert largest_error(torch.cat(both, dim=1).T, expected) < 1e-7
+
+
+@pytest.mark.parametrize("restraint", [None, 0.5])
+def test_an_elastic_crystal_has_the_same_parameters_and_no_absorption(restraint):
+    atoms = triclinic()
+    jacobian = torch.eye(11 * atoms.n_atoms, dtype=torch.float64)[:3]
+    bare = Crystal(atoms, jacobian, tuple("abc"))
+    crystal = Crystal(atoms, jacobian, tuple("abc"), 0.7, restraint, elastic=True)
+    hkl = reflections_within(atoms.cell, 0.8)
+    expected, found = (each.potential(hkl, WAVELENGTH, derivatives=True) for each in (bare, crystal))
+    n = len(crystal.prior()[0])
+    assert n == (3 if restraint is None else 4) and found.derivatives.shape == (n, len(hkl))
+    assert torch.equal(found.u, expected.u) and torch.equal(found.derivatives[:3], expected.derivatives)
+    assert not found.derivatives[3:].any() and not found.absorption
+    assert found.absorption_derivatives is None
+
+
+# ------------------------------------------------------------------------- overall displacements
+
+
+@pytest.fixture(params=[0.0, 0.7], ids=["elastic", "absorbing"])
+def dosed(request, crystal):
+    """Three crystals; the second and the third have displacements beside those of the first."""
+    absorption = request.param
+    model = Crystal(
+        crystal.start,
+        crystal.jacobian,
+        crystal.names,
+        absorption,
+        0.5 if absorption else None,
+        n_displacements=2,
+    )
+    model.shifts.data[:] = 0.01
+    model.overall_u.data[:] = double([0.004, 0.009])
+    return model
+
+
+def test_an_overall_displacement_is_a_factor_on_the_elastic_potential(crystal, hkl):
+    model = Crystal(crystal.start, crystal.jacobian, crystal.names, n_displacements=1)
+    model.overall_u.data[:] = 0.006
+    first, second = (model.potential(hkl, WAVELENGTH, False, index).u for index in (0, 1))
+    factor = torch.exp(-2.0 * torch.pi**2 * 0.006 * squared_lengths(crystal.start.cell, hkl))
+    torch.testing.assert_close(second, first * factor, rtol=1e-12, atol=1e-15)
+    assert torch.equal(first, crystal.potential(hkl, WAVELENGTH, False).u)
+
+
+def test_the_larger_displacement_absorbs_more(dosed, hkl):
+    potentials = [dosed.potential(hkl, WAVELENGTH, False, index) for index in range(3)]
+    absorption = [potential.absorption for potential in potentials]
+    assert absorption == sorted(absorption) and (absorption[2] > absorption[0]) == (dosed.absorption > 0.0)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_derivatives_by_all_parameters_of_several_crystals(dosed, hkl, index):
+    x = torch.nn.utils.parameters_to_vector(dosed.parameters()).detach()
+    assert len(x) == len(dosed.prior()[0]) == 7 + (dosed.absorption > 0.0)
+
+    def u(values):
+        torch.nn.utils.vector_to_parameters(values, dosed.parameters())
+        found = dosed.potential(hkl, WAVELENGTH, False, index)
+        both = torch.view_as_real(found.u.to(torch.complex128)).flatten()
+        return torch.cat([both, both.new_tensor([found.absorption])])
+
+    expected = central_differences(u, x, 1e-5)
+    torch.nn.utils.vector_to_parameters(x, dosed.parameters())
+    found = dosed.potential(hkl, WAVELENGTH, True, index)
+    derivatives = torch.view_as_real(found.derivatives.to(torch.complex128)).flatten(1)
+    of_mean = found.absorption_derivatives
+    of_mean = derivatives.new_zeros(len(x)) if of_mean is None else of_mean
+    derivatives = torch.cat([derivatives, of_mean[:, None]], dim=1).T
+    own = [i for i in range(len(x)) if i < len(x) - 2 or i == len(x) - 3 + index]
+    others = [i for i in range(len(x)) if i not in own]
+    assert not derivatives[:, others].any() and not expected[:, others].any()
+    assert largest_error(derivatives[:, own], expected[:, own]) < 1e-6

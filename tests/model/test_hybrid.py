@@ -39,6 +39,28 @@ def test_jacobian_by_the_absorption_factor_against_central_differences(hybrid):
     check_jacobian(model, "crystal")
 
 
+@pytest.mark.parametrize("absorption", [0.0, 1.0])
+def test_jacobian_by_overall_displacements_against_central_differences(hybrid, absorption):
+    model = hybrid()
+    start, n = model.crystal, model.dataset.steps.n_crystals - 1
+    model.crystal = Crystal(start.start, start.jacobian, start.names, absorption, n_displacements=n)
+    model.crystal.overall_u.data[:] = 0.003
+    check_jacobian(model, "crystal")
+
+
+def test_crystals_with_the_same_displacement_are_calculated_as_one(hybrid):
+    model = hybrid(nproc=2)
+    start, n = model.crystal, model.dataset.steps.n_crystals - 1
+    expected = model.evaluate(derivatives=True)
+    model.crystal = Crystal(start.start, start.jacobian, start.names, n_displacements=n)
+    found = model.evaluate(derivatives=True)
+    torch.testing.assert_close(found.intensity, expected.intensity, rtol=1e-12, atol=0)
+    others = [i for i in range(found.jacobian.shape[1]) if not len(start.names) <= i < len(start.names) + n]
+    torch.testing.assert_close(found.jacobian[:][:, others], expected.jacobian[:], rtol=1e-9, atol=1e-12)
+    own = found.jacobian[:][:, len(start.names) : len(start.names) + n]
+    assert not own[model.dataset.observations.crystal == 0].any()
+
+
 def test_jacobian_after_a_step(hybrid):
     """Not only where all shifts and tilts are zero."""
     model = hybrid()
@@ -117,3 +139,23 @@ def test_new_beams_follow_the_orientation(hybrid):
     model.load_vector(x)
     model.update_beams()
     assert model.simulation.n_beams != before
+
+
+def test_reach_is_where_the_thickness_ends(hybrid):
+    """A wedge up to t reaches to 0.99 t, 98 % of the integral of t dt, to the distance of two nodes."""
+    model = hybrid("wedge")
+    grid = model.grid
+    for t in (0.4, 0.7):
+        with torch.no_grad():
+            for wedge in model.thickness:
+                wedge.maximum.fill_(t * grid.maximum)
+        assert abs(model.reach() - 0.99 * t * grid.maximum) < grid.spacing
+
+
+def test_derivatives_made_in_parts_are_expected_to_take_longer(hybrid):
+    hybrid = hybrid()
+    whole = hybrid.expected_seconds()
+    simulation = hybrid.simulation
+    simulation.entries = len(simulation.table.hkl) // 2
+    parts = hybrid.expected_seconds()
+    assert 0.0 < whole <= parts

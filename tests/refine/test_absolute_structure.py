@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy import stats
 from simulated import quartz_crystal, triclinic_crystal
 from synthetic import WAVELENGTH
 
@@ -70,7 +71,7 @@ def test_votes_by_hand(observations):
     noise = [1 - math.erf(d / 2) for d in (2.0, 0.5, 3.0)]
     assert votes.z_score_noise_adjusted == pytest.approx(1 / math.sqrt(3 - sum(noise)))
     assert vote(observations, second, first).z_score == pytest.approx(-votes.z_score)
-    assert 0.5 < votes.probability < 1.0
+    assert votes.probability == pytest.approx(stats.norm.cdf(votes.z_score_noise_adjusted))
 
 
 def test_equal_hands_are_a_draw(observations):
@@ -91,9 +92,21 @@ def test_observed_reflections_are_counted_apart(observations):
     noise = sum(1 - math.erf(d / 2) for d in (1.5, 2.5))
     assert found["z_score_observed_noise_adjusted"] == pytest.approx(2 / math.sqrt(2 - noise))
     assert found["hand"] == "as given"
+    assert not found["determined"]  # z' is below 3
     other = compare(weak, second, first).as_dict()
     assert other["hand"] == "other than given"
+    assert other["probability"] == pytest.approx(found["probability"])
     assert other["z_score_observed"] == pytest.approx(found["z_score_observed"])
+
+
+def test_a_large_majority_decides(observations):
+    many = {name: torch.cat([getattr(observations, name)] * 9) for name in ("intensity", "sigma", "share")}
+    many = replace(observations, **many)
+    found = compare(many, many.intensity, many.intensity + 5.0).as_dict()
+    assert found["n_reflections"] == 27.0 and found["z_score"] == pytest.approx(math.sqrt(27.0))
+    assert found["determined"] and found["probability"] > 0.999
+    other = compare(many, many.intensity + 5.0, many.intensity).as_dict()
+    assert other["determined"] and other["hand"] == "other than given"
 
 
 def test_no_observed_reflection(observations):

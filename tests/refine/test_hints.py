@@ -25,6 +25,7 @@ def good(**changes) -> dict:
         "n_used": 1500,
         "n_parameters_effective": 30.0,
         "goodness_of_fit": 1.1,
+        "goodness_of_input_sigmas": 6.0,
         "absolute_structure": HANDS,
         "thickness": {
             "nodes": [100.0 * i for i in range(1, 11)],
@@ -35,8 +36,8 @@ def good(**changes) -> dict:
         "settings": {"tilt_restraint": 0.05},
         "tilts": [[0.02, -0.1]],
         "displacements": [
-            {"atom": "C1", "element": "C", "smallest": 0.01},
-            {"atom": "H1", "element": "H", "smallest": 0.02},
+            {"atom": "C1", "element": "C", "smallest": 0.01, "moved": 0.05},
+            {"atom": "H1", "element": "H", "smallest": 0.02, "moved": 0.3},
         ],
         "parameters": [parameter("C1.uiso"), parameter("H1.uiso"), parameter("log scale 1, 1", "scale")],
         "correlations": [{"first": "C1.uiso", "second": "log scale 1, 1", "value": 0.9}],
@@ -56,8 +57,8 @@ def restraint(off) -> dict:
     return {"kind": "dfix", "labels": ["C1", "C2"], "in_sigmas": off}
 
 
-def atom(smallest) -> dict:
-    return {"displacements": [{"atom": "C1", "element": "C", "smallest": smallest}]}
+def atom(smallest=0.01, moved=0.0) -> dict:
+    return {"displacements": [{"atom": "C1", "element": "C", "smallest": smallest, "moved": moved}]}
 
 
 def thickness(**changes) -> dict:
@@ -80,9 +81,13 @@ def correlation(value, second="C1.x", first="C1.uiso") -> dict:
     return {"correlations": [{"first": first, "second": second, "value": value}]}
 
 
+GOOD_SIGMAS = {"r1_obs": 0.25, "r1_free": 0.25, "goodness_of_input_sigmas": 2.9}
 CASES = [
     # hint, what raises it, what it says, what does not
-    ("poor_fit", {"r1_obs": 0.26, "r1_free": 0.26}, "R1_obs is 26%", {"r1_obs": 0.25, "r1_free": 0.25}),
+    ("poor_fit", {"r1_obs": 0.26, "r1_free": 0.26}, "R1_obs is 26%", GOOD_SIGMAS),
+    ("poor_start", atom(moved=0.16), "C1 moved by 0.16 A.* 6.0 times", atom(moved=0.14)),
+    ("poor_start", atom(moved=0.4), "may not be", {**atom(moved=0.4), "goodness_of_input_sigmas": 2.9}),
+    ("poor_start", {"r1_obs": 0.16, "r1_free": 0.16}, "R1_obs is 16%", GOOD_SIGMAS),
     ("not_converged", {"converged": False}, "did not converge", {"converged": True}),
     # 1.25 + 2 / sqrt(16) = 1.75
     ("overfitted", {"r1_free": 0.141}, r"R1_free is 14.1% with an R1_obs of 8.0%", {"r1_free": 0.139}),
@@ -155,7 +160,8 @@ def test_what_is_not_known_raises_nothing():
         "r1_free": math.nan,
         "goodness_of_fit": math.nan,
         "parameters": [parameter("C1.uiso", su=math.nan)],
-        **atom(math.nan),
+        **atom(math.nan, math.nan),
+        "goodness_of_input_sigmas": math.nan,
         **curve(math.nan),
         **scales(math.nan, math.nan),
         **correlation(math.nan),
@@ -166,6 +172,6 @@ def test_what_is_not_known_raises_nothing():
 
 
 def test_long_lists_are_cut():
-    atoms = [{"atom": f"C{i}", "element": "C", "smallest": -1.0} for i in range(6)]
+    atoms = [{"atom": f"C{i}", "element": "C", "smallest": -1.0, "moved": 0.0} for i in range(6)]
     (found,) = hints(good(displacements=atoms))
     assert "C0, C1, C2 and 3 more" in found.text

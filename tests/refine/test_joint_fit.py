@@ -147,9 +147,9 @@ def test_too_small_sigmas_are_found_out(joint_fit):
     first = [fit.refine(**CYCLES, on_cycle=lambda cycle: None) for fit in (right, wrong)]
     # error model and priors are those of the start of a stage, which is good only now
     expected, found = (fit.refine(**CYCLES, on_cycle=lambda cycle: None) for fit in (right, wrong))
-    assert found.target.errors.gain == pytest.approx(3.0, rel=0.15)
+    assert found.target.errors[0].gain == pytest.approx(3.0, rel=0.15)
     assert found.goodness_of_fit == pytest.approx(1.0, abs=0.1)
-    assert first[1].target.errors.gain > 4.0 and first[1].goodness_of_fit < 0.8
+    assert first[1].target.errors[0].gain > 4.0 and first[1].goodness_of_fit < 0.8
     ratio = torch.diagonal(found.covariance) / torch.diagonal(expected.covariance)
     torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0.1, atol=0.0)
 

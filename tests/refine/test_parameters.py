@@ -105,8 +105,20 @@ def test_displacements_are_the_eigenvalues_of_u_star_times_the_metric():
     u11, u22, u33, u12, u13, u23 = atoms.parameters[1, 4:10].tolist()
     u_star = np.array([[u11, u12, u13], [u12, u22, u23], [u13, u23, u33]])
     expected = np.linalg.eigvals(u_star @ metric_tensor(atoms.cell).numpy()).real
-    silicon, oxygen = displacements(atoms)
+    silicon, oxygen = displacements(atoms, atoms)
     assert oxygen["smallest"] == pytest.approx(expected.min()) and oxygen["smallest"] < 0.0
     assert oxygen["mean"] == pytest.approx(expected.mean())
     assert silicon["mean"] == silicon["smallest"] == atoms.parameters[0, 3].item()
+    assert silicon["moved"] == oxygen["moved"] == 0.0
     assert (oxygen["atom"], oxygen["element"]) == (atoms.labels[1], atoms.elements[1])
+
+
+def test_atoms_have_moved_by_the_length_of_their_shift():
+    """Against the metric tensor: |x|^2 = x G x."""
+    start = quartz()
+    atoms = replace(start, parameters=start.parameters.clone())
+    shift = torch.tensor([0.02, -0.03, 0.01], dtype=torch.float64)
+    atoms.parameters[1, :3] += shift
+    silicon, oxygen = displacements(atoms, start)
+    assert silicon["moved"] == 0.0
+    assert oxygen["moved"] == pytest.approx(float(shift @ metric_tensor(start.cell) @ shift) ** 0.5)

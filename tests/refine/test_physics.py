@@ -10,7 +10,9 @@ from dials_hybrid.refine.build import Builder
 from dials_hybrid.refine.physics import effects
 from dials_hybrid.refine.protocol import Protocol
 
-OPTIONS = replace(SETTINGS, max_cycles=1, absorption=1.0, absorption_restraint=0.5, form_factors="lobato")
+OPTIONS = replace(
+    SETTINGS, max_cycles=1, absorption=1.0, absorption_restraint=0.5, form_factors="lobato", mosaic_points=3
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,8 @@ def outcome():
 def test_each_option_in_use_is_left_out_in_turn(outcome):
     as_refined, *without = effects(small_problem().inputs, OPTIONS, outcome)
     assert as_refined.without == ""
-    assert [each.without for each in without] == ["absorption", "form factors by Lobato & Van Dyck"]
+    names = ["mosaicity", "absorption", "form factors by Lobato & Van Dyck"]
+    assert [each.without for each in without] == names
     assert all(each.r1_obs != as_refined.r1_obs and each.seconds > 0.0 for each in without)
 
 

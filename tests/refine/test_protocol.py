@@ -10,8 +10,11 @@ import torch
 from simulated import SETTINGS, quartz_crystal, simulate
 
 from dials_hybrid.io.checkpoint import write_json
+from dials_hybrid.model.simulation import silent
 from dials_hybrid.model.thickness import Normal
 from dials_hybrid.model.thickness_grid import ThicknessGrid
+from dials_hybrid.refine import protocol as module
+from dials_hybrid.refine.build import Builder
 from dials_hybrid.refine.protocol import Protocol
 from dials_hybrid.refine.state import STAGES, State
 from dials_hybrid.refine.thickness_choice import CANDIDATES
@@ -68,6 +71,15 @@ def test_stages(whole, model):
     assert all(stages.count(stage) <= 4 for stage in stages)
     first, last = outcome.state.history[0], outcome.state.history[-1]
     assert last.r1_obs < 0.5 * first.r1_obs
+
+
+def test_the_last_stage_goes_on_where_its_weights_were_those_of_a_worse_model(inputs, whole, monkeypatch):
+    monkeypatch.setattr("dials_hybrid.refine.protocol._DESCRIBED", (5.0, 6.0))
+    outcome, _ = run(inputs, "flat")
+    before, now = ([cycle.number for cycle in o.state.history] for o in (whole["flat"][0], outcome))
+    assert now[: len(before)] == before and len(now) > len(before)
+    final = [cycle.number for cycle in outcome.state.history if cycle.stage == "final"]
+    assert final == list(range(1, len(final) + 1))
 
 
 def test_network_is_as_good_as_what_it_starts_from(whole):
@@ -160,6 +172,61 @@ def test_scan_looks_further_when_the_data_ask_for_it(inputs):
     _, states = run(inputs, "wedge", max_cycles=0, thickness_maximum=250.0)
     assert states["scan"].grid[0] == 250.0
     assert states["scan"].scan.at_bound
+
+
+def test_a_start_anew_keeps_the_structure_and_nothing_else(inputs, monkeypatch):
+    """As where the thickness was wrong at first. Resumed after the second scan it ends alike."""
+    answers = iter([(True, False)] + [(False, False)] * 4)
+    monkeypatch.setattr(module, "prefers_another", lambda *_: next(answers))
+    states, stages = [], []
+    settings = replace(SHORT, thickness_model="wedge")
+    found = Protocol(inputs, settings, on_stage=stages.append, on_checkpoint=states.append).run()
+    assert stages == ["scan", "orientation", "joint", "scan", "orientation", "joint", "final"]
+    assert [state.stage for state in states] == ["scan", "orientation", "scan", "orientation", "joint"]
+    first, anew = states[1], states[2]
+    assert repr(anew.given) == repr(first.given) == repr(found.state.given)  # with the structure as given
+    assert repr(anew.history).startswith(repr(first.history)[:-1])
+    build = Builder(inputs, settings, silent, rough=True)
+    model = build.hybrid(build.dataset(anew.grid[0], 1), replace(anew, vector=None))
+    at, fresh, vector = model.slices(), model.vector(), torch.tensor(anew.vector, dtype=torch.float64)
+    assert vector[at["crystal"]].abs().max() > 0.0
+    assert torch.equal(vector[at["crystal"].stop :], fresh[at["crystal"].stop :])
+    assert anew.scan.best_chi_squared["wedge"] < 0.9 * states[0].scan.best_chi_squared["wedge"]
+    again = Protocol(inputs, settings).run(anew)
+    assert_same(again, found, 1e-6)
+
+
+def test_the_final_stage_may_prefer_another_thickness_too(inputs, monkeypatch):
+    """Of all models where the program chose one, else of that which the user wants."""
+    asked, stages = [], []
+    settings = replace(SHORT, thickness_model="neural", max_cycles=1)
+
+    def answer(hybrid, fit, model):
+        asked.append(model)
+        return model is None and asked.count(None) == 1, False
+
+    monkeypatch.setattr(module, "prefers_another", answer)
+    Protocol(inputs, settings, on_stage=stages.append).run()
+    one = ["scan", "orientation", "joint", "thickness", "final"]
+    assert stages == one + one and asked == ["normal", None] * 2
+
+
+@pytest.mark.parametrize("far, rounds", [(True, 4), (False, 1)])
+def test_the_joint_stage_goes_on_while_the_fit_is_poor(inputs, monkeypatch, far, rounds):
+    monkeypatch.setattr(module, "_POOR", 0.0 if far else 1.0)
+    outcome, _ = run(inputs, "wedge", max_cycles=1)
+    joint = [cycle.number for cycle in outcome.state.history if cycle.stage == "joint"]
+    assert joint == list(range(1, rounds + 1))
+
+
+@pytest.mark.parametrize("answer, starts", [((True, False), 4), ((False, True), 1)])
+def test_starts_anew_come_to_an_end(inputs, monkeypatch, answer, starts):
+    """After four; at once where there is nothing beyond the grid."""
+    monkeypatch.setattr(module, "prefers_another", lambda *_: answer)
+    stages = []
+    settings = replace(SHORT, thickness_model="flat", thickness_maximum=600.0, max_cycles=1)
+    Protocol(inputs, settings, on_stage=stages.append).run()
+    assert stages == ["scan", "orientation", "joint"] * starts + ["final"]
 
 
 def test_free_set_can_be_empty(inputs):

@@ -34,7 +34,10 @@ def through_a_file(content: dict, tmp_path) -> dict:
     return json.loads((tmp_path / "checkpoint").read_text())
 
 
-@pytest.mark.parametrize("changes", [{}, {"stage": "scan", "vector": None, "history": [], "comparison": []}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"stage": "scan", "vector": None, "history": [], "comparison": []}, {"reach": 4.0 + THIRD}],
+)
 def test_there_and_back_exactly(changes, tmp_path):
     before = state(**changes)
     after = State.from_dict(through_a_file(before.as_dict(), tmp_path))
@@ -59,6 +62,7 @@ def damaged(**changes):
         damaged(thickness_model="sphere"),
         damaged(scale_prior=0.0),
         damaged(network_prior=math.nan),
+        damaged(reach=-1.0),
         damaged(thickness_start=[[math.nan]]),
         damaged(comparison=[{"model": "flat"}]),
         damaged(scan=None),

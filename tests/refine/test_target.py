@@ -111,8 +111,9 @@ def test_goodness_of_fit_and_slope_of_normal_residuals(cutoff):
     """expected() against a million residuals, slope() against the derivative of psi."""
     r = torch.randn(10**6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     target = Target.of(observations(r[:100].tolist(), [1.0] * 100), ErrorModel(instability=0.0))
-    target = replace(target, intensity=-r, sigma=torch.ones_like(r), share=torch.ones_like(r))
-    target = replace(target, weight=target.share).robust(torch.zeros_like(r), cutoff)
+    one = torch.ones_like(r)
+    target = replace(target, intensity=-r, sigma=one, share=one, emphasis=one, robust_weight=one)
+    target = target.robust(torch.zeros_like(r), cutoff)
     zero = torch.zeros_like(r)
     assert target.expected() == pytest.approx(float(target.chi_squared(zero) / len(r)), rel=0.005)
 
@@ -123,8 +124,26 @@ def test_goodness_of_fit_and_slope_of_normal_residuals(cutoff):
     assert target.slope() == pytest.approx(float(slope / (psi(r) / r).mean()), rel=0.005)
 
 
+@pytest.mark.parametrize("cutoff", [2.0, 3.0])
+def test_variance_of_a_mean_with_robust_weights(cutoff):
+    """score_variance() / (slope() <w> n), as of a normal matrix, against the scatter of 4000 means."""
+    n = 200
+    values = torch.randn(4000, n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    mean = torch.zeros(4000, 1, dtype=torch.float64)
+    for _ in range(20):
+        w = 1.0 / (1.0 + ((values - mean) / cutoff) ** 2)
+        mean = (w * values).sum(1, keepdim=True) / w.sum(1, keepdim=True)
+    target = Target.of(observations(values[0].tolist(), [1.0] * n), ErrorModel(instability=0.0))
+    r = values.flatten()
+    one = torch.ones_like(r)
+    target = replace(target, intensity=-r, sigma=one, share=one, emphasis=one, robust_weight=one)
+    target = target.robust(torch.zeros_like(r), cutoff)
+    expected = target.score_variance() / (target.slope() * float(target.robust_weight.mean()) * n)
+    assert float(mean.var()) == pytest.approx(expected, rel=0.06)
+
+
 def test_without_robust_weights_nothing_is_corrected(many):
-    assert many[1].expected() == many[1].slope() == 1.0
+    assert many[1].expected() == many[1].slope() == many[1].score_variance() == 1.0
 
 
 def test_weighting_refines_the_error_model_without_the_free_set(many):
@@ -134,6 +153,43 @@ def test_weighting_refines_the_error_model_without_the_free_set(many):
     weighting = Weighting({"instability": 0.0, "floor": 0.0}, cutoff=3.0)
     found, other = (weighting.target(d, calculated) for d in (data, spoilt))
     assert found.errors == other.errors
-    assert found.errors.gain == pytest.approx(3.0, rel=0.2)
+    assert found.errors[0].gain == pytest.approx(3.0, rel=0.2)
     assert found.cutoff == 3.0 and (found.weight[~data.free] < 1.0).all()
     assert Weighting({}, None).target(data, calculated).weight.max() == 1.0
+
+
+@pytest.fixture
+def two(many):
+    """The first 100 and the others as two crystals, the sigmas of the second a third of the noise."""
+    calculated, target = many
+    sigma = [3.0] * 100 + [1.0] * 100
+    data = observations(target.intensity.tolist(), sigma, free=range(0, 200, 10))
+    return calculated, replace(data, crystal=torch.arange(2).repeat_interleave(100))
+
+
+def test_each_crystal_has_an_error_model(two):
+    calculated, data = two
+    target = Weighting({"instability": 0.0, "floor": 0.0}, None).target(data, calculated)
+    assert [errors.gain for errors in target.errors] == pytest.approx([1.0, 3.0], rel=0.2)
+    expected = data.sigma * torch.tensor([target.errors[c].gain for c in data.crystal.tolist()])
+    torch.testing.assert_close(target.sigma, expected.double())
+
+
+def test_a_crystal_with_nothing_but_free_reflections_takes_the_model_of_all(two):
+    calculated, data = two
+    data = replace(data, free=data.crystal == 1)
+    first, second = Weighting({}, None).target(data, calculated).errors
+    assert first == second
+
+
+def test_weights_of_crystals(two):
+    """Three to one is 1.5 to 0.5 where both have as many work reflections; robust weights do not see it."""
+    calculated, data = two
+    plain, weighted = (Weighting({}, 3.0, emphasis).target(data, calculated) for emphasis in ((), (6.0, 2.0)))
+    torch.testing.assert_close(weighted.weight[:100], 1.5 * plain.weight[:100])
+    torch.testing.assert_close(weighted.weight[100:], 0.5 * plain.weight[100:])
+    assert weighted.n_work == plain.n_work == 180.0
+    assert weighted.slope() == pytest.approx(plain.slope())
+    assert weighted.errors == plain.errors
+    out = weighted.without(data.crystal == 1)
+    assert out.n_work == 90.0 and not out.weight[100:].any()

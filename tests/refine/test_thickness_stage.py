@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dials_hybrid.refine.rvalues import r_values
-from dials_hybrid.refine.thickness_stage import change_model, starts, with_thickness
+from dials_hybrid.refine.thickness_stage import change_model, prefers_another, starts, with_thickness
 
 
 @pytest.mark.parametrize("truth, likely", [("flat", {"flat"}), ("normal", {"wedge", "normal", "gamma"})])
@@ -45,6 +45,26 @@ def test_starts_are_refined_sorted_and_apart(prepared):
     model, start = found[0]
     assert model.thickness[0].thickness.item() == pytest.approx(300.0, rel=0.03)
     assert start.thickness_start[0] in minima["flat"]
+
+
+@pytest.mark.parametrize(
+    "thickness, grid, expected",
+    [
+        (300.0, (700.0, 20), (False, False)),
+        (600.0, (700.0, 20), (True, False)),
+        (237.0, (240.0, 16), (False, True)),
+    ],
+)
+def test_a_scan_notices_another_thickness(prepared, thickness, grid, expected):
+    """Plates of 300 A: found, missed, and beyond what is considered."""
+    build, make_fit, hybrid, state = prepared("flat")
+    state = replace(state, grid=grid, thickness_model="flat", thickness_start=[[thickness]])
+    model = build.hybrid(hybrid.dataset, state)
+    fit = make_fit(model)
+    sums = fit.set_scale()
+    found = fit.refine_thickness(sums, max_cycles=0, tolerance=0.0)
+    assert prefers_another(model, found, "flat") == expected
+    assert prefers_another(model, found, None) == expected
 
 
 def test_another_thickness_leaves_all_else(prepared):

@@ -49,6 +49,22 @@ def test_rocking_curves_are_followed_beyond_a_frame():
     np.testing.assert_array_equal(replace(precessed, margin=0.2).cut(0.3).basis, precessed.cut(0.3).basis)
 
 
+def test_frames_that_are_not_used_are_not_cut():
+    run = replace(frames(), used=np.array([True, False, True]))
+    cut, whole = run.cut(0.3), frames().cut(0.3)
+    own = whole.frame != 1
+    for name in ("basis", "angle", "weight", "frame"):
+        np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name)[own])
+    made = reflections([(1, 0, 2), (1, 1, 2)], [2, 0])
+    dataset = Measurement((run,), made, WAVELENGTH, 2).dataset(0.3, 1)
+    assert dataset.steps.frames().tolist() == [[0, 0], [0, 2]]
+    for first, last, frame in zip(
+        dataset.observations.first, dataset.observations.last, dataset.observations.frame, strict=True
+    ):
+        assert (dataset.steps.frame[first:last] == frame).all() and last > first
+    assert replace(run, used=np.array([True, True, False])).range == 2.5
+
+
 @pytest.mark.parametrize("n", [7, 120, 600])
 def test_as_many_steps_as_asked_for(n):
     run = frames(semi_angle=(1.425, 1.425, 1.425))

@@ -5,11 +5,11 @@
 Two crystals, quartz and the organic one of organic_P21.cif, in the geometry of the quartz scan; three
 distributions of thickness; starts with every atom moved by the same distance in a random direction (the
 directions that its symmetry allows) and all U reset. Hydrogen atoms stay where they are. Counts are those of
-the quartz data, to 0.8 A. The refinement has its default settings, but for beams.sg_max=0.01 and
-structure.hydrogens=fixed. To save time, the organic crystal is simulated with beams to |g| = 1.6 and refined
-with those to 1.5 1/A. The other hand is not refined.
+the quartz data, to 0.8 A. The refinement has its default settings, but for structure.hydrogens=fixed. To save
+time, the organic crystal is simulated with beams to |g| = 1.6 and refined with those to 1.5 1/A. The other
+hand is not refined.
 
-rmsd          of the other atoms to the truth, an origin that is free taken out [A]
+rmsd          of the other atoms to the truth, an origin that is free taken out [A]; fixed hydrogens hold it
 |e|/s.u.      mean over all refined coordinates
 mean, spread  of p(t): largest relative error over the scan, but for its outer twentieths
 R1_free/truth R1_free over that of the truth against the same reflections
@@ -133,7 +133,7 @@ def coordinate_errors(result, truth) -> tuple[float, float]:
     heavy = (~refined.element_selection("H")).as_numpy_array()
     shift = np.array(refined.sites_frac()) - np.array(truth.sites_frac())
     shift -= np.round(shift)
-    for direction in _free_directions(truth):
+    for direction in _free_directions(truth) if len(result.constraints.origin_shifts) else ():
         shift -= direction * (shift[heavy] @ direction).mean() / (direction @ direction)
     squares = [cell.length(tuple(row)) ** 2 for row in shift[heavy]]
     names, labels = list(result.constraints.names), list(refined.scatterers().extract_labels())
@@ -170,7 +170,6 @@ def recover(case: Case, made: Synthesis, args) -> dict:
     params.nproc = args.nproc
     params.output.checkpoint = None
     params.absolute_structure = "ignore"
-    params.beams.sg_max = 0.01
     params.structure.hydrogens = "fixed"
     if case.crystal == "organic":
         params.beams.g_max = G_MAX["refined"]

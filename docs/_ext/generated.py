@@ -74,8 +74,8 @@ def meaning(kind: str) -> str:
     """A type of PHIL in words: "float(value_min=0, value_max=1, allow_none=True)"."""
     limits = dict(re.findall(r"value_(min|max)=([^,)]+)", kind))
     name = kind.partition("(")[0]
-    words = {"float": "Number", "int": "Whole number", "bool": "True or False", "path": "File name"}
-    words |= {"str": "Text", "strings": "Words"}
+    words = {"float": "Number", "floats": "Numbers", "int": "Whole number", "bool": "True or False"}
+    words |= {"path": "File name", "str": "Text", "strings": "Words"}
     least = f" from {limits['min']}" if "min" in limits else ""
     most = f" to {limits['max']}" if "max" in limits else ""
     return words[name] + least + most + "."

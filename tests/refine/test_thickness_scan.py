@@ -38,7 +38,8 @@ def scan(sums, observations, weights, noise=0.0):
 
 def target_of(intensity, sigma, held_out=None):
     work = torch.ones_like(intensity) if held_out is None else (~held_out).double()
-    return Target(intensity, sigma.expand(len(intensity)), work, work)
+    one = torch.ones_like(work)
+    return Target(intensity, sigma.expand(len(intensity)), work, one, one)
 
 
 def weights_of(name, numbers):

@@ -183,9 +183,10 @@ class _Search:
         chi_squared = float((at.residuals**2).sum())
         prior, held = self.prior, self.prior.restrained(x)
         objective = chi_squared + prior.chi_squared(x) + float((held.residuals**2).sum())
-        if not objective < float("inf"):
-            objective = float("inf")
         data, gradient = at.normal_equations()
+        # A step may lower the residuals and end where nothing can be derived, such as a width of nothing.
+        if not (objective < float("inf") and bool(torch.isfinite(data).all())):
+            objective = float("inf")
         of_restraints, by_restraints = held.normal_equations()
         matrix = data + prior.normal_matrix(data) + of_restraints
         gradient = gradient + (x - prior.centre) * prior.sigma**-2 + by_restraints

@@ -236,6 +236,18 @@ def test_a_step_into_nowhere_is_taken_back():
     assert float(steps[-1].x) == pytest.approx(np.exp(-6.5), rel=1e-4)
 
 
+def test_a_step_to_where_derivatives_are_infinite_is_taken_back():
+    """Residual sqrt(x): the step from 1 leads beyond 0, where clamping leaves an infinite derivative."""
+
+    def linearise(x, fresh):
+        root = x.clamp(min=0.0).sqrt()
+        return Linearisation(root, 0.5 / root[:, None])
+
+    steps = run(linearise, double([1.0]), max_cycles=5)
+    assert all(torch.isfinite(step.normal_matrix).all() and step.x > 0.0 for step in steps)
+    assert steps[0].x < 1.0
+
+
 def test_no_cycles_gives_the_start(linear):
     start = torch.ones(P, dtype=torch.float64)
     (step,) = run(linear, start, max_cycles=0)

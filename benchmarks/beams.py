@@ -48,7 +48,8 @@ from dials_hybrid.bloch import propagate
 from dials_hybrid.bloch.geometry import excitation_errors
 from dials_hybrid.io.constraints import constraints
 from dials_hybrid.io.pets import read_pets
-from dials_hybrid.io.structure import atomic_model, prepare_structure, read_structure
+from dials_hybrid.io.structure import prepare_structure, read_structure
+from dials_hybrid.io.tensors import atomic_model
 from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.simulation import BeamPolicy, silent
 from dials_hybrid.phil import phil_scope

@@ -23,7 +23,8 @@ import torch
 
 from dials_hybrid.bloch.scattering import structure_factors
 from dials_hybrid.io.pets import read_pets
-from dials_hybrid.io.structure import atomic_model, prepare_structure, read_structure
+from dials_hybrid.io.structure import prepare_structure, read_structure
+from dials_hybrid.io.tensors import atomic_model
 
 CUTOFF, CYCLES = 3.0, 8  # of the robust weights
 

@@ -22,7 +22,8 @@ from dxtbx.model.experiment_list import ExperimentList
 from dials_hybrid.io.constraints import constraints
 from dials_hybrid.io.experiments import read_sweep
 from dials_hybrid.io.reflections import read_reflections
-from dials_hybrid.io.structure import atomic_model, prepare_structure, read_structure
+from dials_hybrid.io.structure import prepare_structure, read_structure
+from dials_hybrid.io.tensors import atomic_model
 from dials_hybrid.model.crystal import Crystal
 from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.orientation import Orientation

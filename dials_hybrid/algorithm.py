@@ -22,7 +22,8 @@ from dials_hybrid.io.observation_list import observation_rows
 from dials_hybrid.io.pets import read_pets
 from dials_hybrid.io.reflections import combine_tables, output_table
 from dials_hybrid.io.start_model import PreparedModel, prepare_model
-from dials_hybrid.io.structure import StartModel, atomic_model, read_model, updated_structure
+from dials_hybrid.io.structure import StartModel, read_model
+from dials_hybrid.io.tensors import atomic_model, updated_structure
 from dials_hybrid.model.simulation import silent
 from dials_hybrid.phil import check_values, phil_scope
 from dials_hybrid.prepare import (

@@ -23,7 +23,8 @@ from dials_hybrid.io.prediction import (
     with_rocking_width,
 )
 from dials_hybrid.io.reflections import combine_tables, read_reflections
-from dials_hybrid.io.structure import atomic_model, prepare_structure
+from dials_hybrid.io.structure import prepare_structure
+from dials_hybrid.io.tensors import atomic_model
 from dials_hybrid.io.truth import described
 from dials_hybrid.io.virtual_frames import (
     MergedImages,

@@ -12,7 +12,8 @@ from simulated import SETTINGS, Scan, simulate
 from dials_hybrid.data import Restraints
 from dials_hybrid.io.plain import from_plain, to_plain
 from dials_hybrid.io.start_model import prepare_model
-from dials_hybrid.io.structure import atomic_model, read_model, updated_structure
+from dials_hybrid.io.structure import read_model
+from dials_hybrid.io.tensors import atomic_model, updated_structure
 from dials_hybrid.model.simulation import silent
 from dials_hybrid.model.thickness import Wedge
 from dials_hybrid.model.thickness_grid import ThicknessGrid

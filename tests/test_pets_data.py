@@ -14,7 +14,8 @@ pytest.importorskip("dials.array_family.flex")
 
 from dials_hybrid.io.constraints import constraints
 from dials_hybrid.io.pets import read_pets, usable_reflections
-from dials_hybrid.io.structure import atomic_model, prepare_structure, read_structure
+from dials_hybrid.io.structure import prepare_structure, read_structure
+from dials_hybrid.io.tensors import atomic_model
 from dials_hybrid.model.crystal import Crystal
 from dials_hybrid.model.simulation import BeamPolicy, Simulation
 from dials_hybrid.model.thickness import Normal

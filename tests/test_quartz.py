@@ -17,7 +17,8 @@ from dxtbx.model.experiment_list import ExperimentList
 
 from dials_hybrid.algorithm import HybridRefinement
 from dials_hybrid.io.constraints import constraints
-from dials_hybrid.io.structure import atomic_model, prepare_structure, read_structure
+from dials_hybrid.io.structure import prepare_structure, read_structure
+from dials_hybrid.io.tensors import atomic_model
 from dials_hybrid.model.simulation import silent
 from dials_hybrid.model.thickness import Normal
 from dials_hybrid.phil import phil_scope

@@ -19,7 +19,7 @@ from cctbx import sgtbx, xray
 from dials_hybrid.data import Restrained, Restraints
 from dials_hybrid.io.hydrogens import is_hydrogen
 from dials_hybrid.io.neighbours import Neighbour, bonded, within
-from dials_hybrid.io.shelx import Instruction, ShelxModel, named_atoms, residue_numbers
+from dials_hybrid.io.shelx_model import Instruction, ShelxModel, named_atoms, residue_numbers
 
 logger = logging.getLogger("dials.hybrid_refine.io.restraints")
 

@@ -26,7 +26,7 @@ from dials_hybrid.io.hydrogens import (
 )
 from dials_hybrid.io.neighbours import Neighbour, bonded
 from dials_hybrid.io.selection import selected
-from dials_hybrid.io.shelx import Afix, ShelxModel
+from dials_hybrid.io.shelx_model import Afix, ShelxModel
 from dials_hybrid.io.shelx_restraints import restraints
 from dials_hybrid.io.structure import StartModel, prepare_structure
 from dials_hybrid.io.ties import RigidGroup, Ties

@@ -1,7 +1,6 @@
-"""Crystal structures: from a file to `cctbx.xray.structure`, from there to plain tensors and back.
+"""Crystal structures: from a file to a `cctbx.xray.structure` that is ready to be refined.
 
-`read_structure` -> `prepare_structure` -> `atomic_model` is the way in, `updated_structure` the way
-out after a refinement.
+`read_structure` -> `prepare_structure` is the way in; `tensors.py` goes on from there.
 """
 
 from __future__ import annotations
@@ -12,9 +11,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 import iotbx.cif
 import iotbx.pdb
 from cctbx import adptbx, crystal, xray
@@ -23,8 +19,8 @@ from cctbx.eltbx import e_scattering
 from iotbx.cif import builders, model
 from libtbx.utils import Sorry
 
-from dials_hybrid.data import ATOM_PARAMETERS, AtomicModel
-from dials_hybrid.io.shelx import ShelxModel, read_shelx
+from dials_hybrid.io.shelx import read_shelx
+from dials_hybrid.io.shelx_model import ShelxModel
 
 logger = logging.getLogger("dials.hybrid_refine.io.structure")
 
@@ -37,11 +33,6 @@ _MOST = 100.0  # occupancy
 _LONGEST_AXIS = 1e4  # [A]
 _LONGEST_REASON = 300  # characters
 _SMALLEST = 1.0  # [A^3] of the cell an atom; the densest crystals have 5
-
-_SITE = slice(0, 3)
-_U_ISO = ATOM_PARAMETERS.index("uiso")
-_U_STAR = slice(_U_ISO + 1, _U_ISO + 7)
-_OCCUPANCY = ATOM_PARAMETERS.index("occ")
 
 
 # ---------------------------------------------------------------------------------- reading
@@ -245,11 +236,11 @@ def prepare_structure(
     _reset_bad_displacements(prepared)
     _convert_displacements(prepared, adp)
     _set_refinement_flags(prepared, hydrogens, refine_occupancies)
-    _register(prepared)
+    register(prepared)
     return prepared
 
 
-def _register(structure: xray.structure):
+def register(structure: xray.structure):
     """Give all atoms the electron scattering factors of the neutral ones, which cctbx has."""
     types = set(structure.scatterers().extract_scattering_types())
     of_ions = {
@@ -363,59 +354,3 @@ def _set_refinement_flags(structure: xray.structure, hydrogens: str, occupancies
 
 def _join(labels) -> str:
     return ", ".join(sorted(labels))
-
-
-# ---------------------------------------------------------------------------- tensors and back
-
-
-def atomic_model(structure: xray.structure) -> AtomicModel:
-    """The tensors (float64) of a structure that `prepare_structure` has made ready.
-
-    Ions have the form factors of neutral atoms: `bloch.form_factors` has their own.
-    """
-    scatterers = structure.scatterers()
-    registry = _register(structure)
-    gaussians = registry.unique_gaussians_as_list()
-    operations = structure.space_group().all_ops()
-    return AtomicModel(
-        labels=tuple(scatterers.extract_labels()),
-        elements=tuple(scatterers.extract_scattering_types()),
-        cell=_tensor(structure.unit_cell().parameters()),
-        parameters=_tensor([_parameters(scatterer) for scatterer in scatterers]),
-        anisotropic=torch.tensor([s.flags.use_u_aniso() for s in scatterers]),
-        multiplicity=_tensor([s.weight_without_occupancy() for s in scatterers]),
-        form_factor_type=torch.tensor([registry.unique_index(s.scattering_type) for s in scatterers]),
-        form_factor_a=_tensor([g.array_of_a() for g in gaussians]),
-        form_factor_b=_tensor([g.array_of_b() for g in gaussians]),
-        rotations=_tensor([op.r().as_double() for op in operations]).reshape(-1, 3, 3),
-        translations=_tensor([op.t().as_double() for op in operations]),
-    )
-
-
-def _tensor(values) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def _parameters(scatterer) -> list[float]:
-    """One row of the table `AtomicModel.parameters`; the U's that do not count are zero."""
-    anisotropic = scatterer.flags.use_u_aniso()
-    return [
-        *scatterer.site,
-        0.0 if anisotropic else scatterer.u_iso,
-        *(scatterer.u_star if anisotropic else (0.0,) * 6),
-        scatterer.occupancy,
-    ]
-
-
-def updated_structure(structure: xray.structure, parameters: Tensor) -> xray.structure:
-    """A copy of `structure` with the parameter table (n_atoms, 11) written into it."""
-    updated = structure.deep_copy_scatterers()
-    rows = parameters.detach().cpu().double().tolist()
-    for scatterer, row in zip(updated.scatterers(), rows, strict=True):
-        scatterer.site = row[_SITE]
-        if scatterer.flags.use_u_aniso():
-            scatterer.u_star = row[_U_STAR]
-        else:
-            scatterer.u_iso = row[_U_ISO]
-        scatterer.occupancy = row[_OCCUPANCY]
-    return updated

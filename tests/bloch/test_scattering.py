@@ -53,7 +53,7 @@ def test_structure_factors_are_the_conjugates_of_cctbx(cctbx_structure):
     from cctbx import miller
     from cctbx.array_family import flex
 
-    from dials_hybrid.io.structure import atomic_model
+    from dials_hybrid.io.tensors import atomic_model
 
     atoms = atomic_model(cctbx_structure)
     hkl = torch.cat([torch.zeros(1, 3, dtype=torch.long), reflections_within(atoms.cell, 0.5)])

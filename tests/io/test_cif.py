@@ -11,7 +11,8 @@ from cctbx import adptbx, sgtbx, xray
 
 from dials_hybrid.io.cif import SCATTERING_SOURCES, refinement_items, structure_cif_block, write_cif
 from dials_hybrid.io.constraints import constraints
-from dials_hybrid.io.structure import atomic_model, prepare_structure, read_structure, updated_structure
+from dials_hybrid.io.structure import prepare_structure, read_structure
+from dials_hybrid.io.tensors import atomic_model, updated_structure
 
 SITES = [(0, 0, 0), (0.3, 0, 2 / 3), (0.2, 0.4, 0.25), (0.11, 0.22, 0.33), (0.41, 0.23, 0.17)]
 U_CIF = [f"_atom_site_aniso_U_{ij}" for ij in (11, 22, 33, 12, 13, 23)]

@@ -9,7 +9,8 @@ from cctbx.array_family import flex
 
 from dials_hybrid.data import ATOM_PARAMETERS
 from dials_hybrid.io.constraints import constraints
-from dials_hybrid.io.structure import atomic_model, prepare_structure, read_structure, updated_structure
+from dials_hybrid.io.structure import prepare_structure, read_structure
+from dials_hybrid.io.tensors import atomic_model, updated_structure
 
 # General and special positions of many kinds, whatever the space group makes of them.
 SITES = [

@@ -14,7 +14,8 @@ from cctbx.array_family import flex
 
 from dials_hybrid.bloch.scattering import structure_factor_derivatives, structure_factors
 from dials_hybrid.io.constraints import constraints
-from dials_hybrid.io.structure import atomic_model, prepare_structure, updated_structure
+from dials_hybrid.io.structure import prepare_structure
+from dials_hybrid.io.tensors import atomic_model, updated_structure
 
 # Symbol of the setting: dimensions of the origin that the space group leaves free.
 SETTINGS = {

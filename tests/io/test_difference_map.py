@@ -14,7 +14,8 @@ from iotbx.reflection_file_utils import get_r_free_flags_scores
 
 from dials_hybrid.bloch.scattering import structure_factors
 from dials_hybrid.io.difference_map import DifferenceMap, write_mtz
-from dials_hybrid.io.structure import atomic_model, prepare_structure
+from dials_hybrid.io.structure import prepare_structure
+from dials_hybrid.io.tensors import atomic_model
 
 
 def chiral(symbol: str = "P21", missing: tuple[str, ...] = ()) -> xray.structure:

@@ -15,7 +15,8 @@ from cctbx.array_family import flex
 from dials_hybrid.io.cif import _cctbx_covariance, structure_cif_block
 from dials_hybrid.io.constraints import constraints
 from dials_hybrid.io.geometry_tables import Geometry, geometry_loops
-from dials_hybrid.io.structure import atomic_model, prepare_structure, read_structure, updated_structure
+from dials_hybrid.io.structure import prepare_structure, read_structure
+from dials_hybrid.io.tensors import atomic_model, updated_structure
 
 GROUPS = ["P1", "P21/c", "P3221", "R-3c:H", "R-3c:R", "Pbnm", "I4/mmm"]
 

@@ -11,7 +11,7 @@ from test_constraints_in_settings import crowded, free, reflections
 from cctbx import sgtbx
 
 from dials_hybrid.bloch.scattering import structure_factors
-from dials_hybrid.io.structure import atomic_model
+from dials_hybrid.io.tensors import atomic_model
 from dials_hybrid.refine.absolute_structure import is_chiral, other_hand
 from dials_hybrid.refine.state import Inputs
 

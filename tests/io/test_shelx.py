@@ -17,7 +17,8 @@ from smtbx.refinement.constraints import reparametrisation
 
 from dials_hybrid.data import ATOM_PARAMETERS
 from dials_hybrid.io.start_model import prepare_model
-from dials_hybrid.io.structure import atomic_model, read_model
+from dials_hybrid.io.structure import read_model
+from dials_hybrid.io.tensors import atomic_model
 
 WIDTH = len(ATOM_PARAMETERS)
 # Two alternatives of a methyl group and of an oxygen atom that share one free variable.

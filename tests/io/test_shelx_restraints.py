@@ -14,7 +14,8 @@ from cctbx import adp_restraints, geometry_restraints
 from iotbx.shelx import parse_smtbx_refinement_model
 
 from dials_hybrid.io.start_model import prepare_model
-from dials_hybrid.io.structure import atomic_model, read_model
+from dials_hybrid.io.structure import read_model
+from dials_hybrid.io.tensors import atomic_model
 from dials_hybrid.refine.restraints import deviations, restraint_rows
 
 RING = "C1 C2 C3 C4 C5 C6"

@@ -13,7 +13,8 @@ from cctbx import crystal, sgtbx, xray
 from cctbx.array_family import flex
 
 from dials_hybrid.io.difference_map import DifferenceMap
-from dials_hybrid.io.structure import atomic_model, prepare_structure
+from dials_hybrid.io.structure import prepare_structure
+from dials_hybrid.io.tensors import atomic_model
 from dials_hybrid.model.thickness import ThicknessGrid, Wedge
 from dials_hybrid.refine.observed_amplitudes import observed_amplitudes
 from dials_hybrid.refine.rvalues import r_values

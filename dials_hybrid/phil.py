@@ -182,7 +182,7 @@ thickness {
     .help = "Distribution of the crystal's thickness: one value, all values up to a largest one, a"
             "truncated normal or gamma distribution, any smooth one, or one that a small network learns"
             "as a function of scan angle and beam direction. Auto: the simplest of them (but for"
-            "histogram) that predicts reflections left out of its fit within one standard error as well"
+            "histogram) that predicts reflections left out of its fit within two standard errors as well"
             "as the best."
   maximum = Auto
     .type = float(value_min=50)

@@ -68,7 +68,7 @@ def run_protocol(
     """
     identity = _identity(inputs, settings)
     seconds: dict[str, float] = {}
-    clock: dict[str, Any] = {"stage": "", "since": time.time(), "header": ""}
+    clock: dict[str, Any] = {"stage": "", "since": time.time(), "header": "", "grid": None}
 
     def close_stage() -> None:
         if clock["stage"]:
@@ -93,6 +93,8 @@ def run_protocol(
         if state.stage == "scan":
             assert state.scan is not None
             logger.info(tables.scan_table(state.scan.best, state.scan.best_chi_squared))
+        if state.grid != clock["grid"]:
+            clock["grid"] = state.grid
             logger.info(f"Thickness considered: up to {state.grid[0]:.0f} A")
         if checkpoint:
             write_json(checkpoint, {**identity, **state.as_dict()})

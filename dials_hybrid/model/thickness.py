@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dials_hybrid.model.thickness_grid import ThicknessGrid
 
-_NARROWEST = 0.2  # of a normal distribution, in distances of two nodes
+NARROWEST = 0.2  # of a normal distribution, in distances of two nodes
 
 
 class Thickness(nn.Module):
@@ -33,6 +33,10 @@ class Thickness(nn.Module):
     def __init__(self, grid: ThicknessGrid):
         super().__init__()
         self.grid = grid
+
+    def numbers(self) -> list[float]:
+        """What a distribution of one or two numbers is built from, in the order of its arguments [A]."""
+        raise NotImplementedError
 
     def prior(self) -> tuple[Tensor, Tensor]:
         """Centre and standard deviation of a Gaussian prior on each refined number."""
@@ -70,6 +74,9 @@ class Flat(Thickness):
         super().__init__(grid)
         self.thickness = nn.Parameter(torch.tensor(thickness, dtype=grid.nodes.dtype))
 
+    def numbers(self) -> list[float]:
+        return [self.thickness.item()]
+
     def forward(self, conditions: Tensor) -> Tensor:
         weights = self.grid.at(self.thickness)
         return weights.expand(*conditions.shape[:-1], len(weights))
@@ -81,6 +88,9 @@ class Wedge(Thickness):
     def __init__(self, grid: ThicknessGrid, maximum: float):
         super().__init__(grid)
         self.maximum = nn.Parameter(torch.tensor(maximum, dtype=grid.nodes.dtype))
+
+    def numbers(self) -> list[float]:
+        return [self.maximum.item()]
 
     def forward(self, conditions: Tensor) -> Tensor:
         top = self.maximum.clamp(min=0.1 * self.grid.spacing, max=self.grid.maximum)
@@ -98,9 +108,16 @@ class _Density(Thickness):
         self.mean = nn.Parameter(torch.tensor(mean, dtype=dtype))
         self._log_number = nn.Parameter(torch.tensor(log_number, dtype=dtype))
 
+    @property
+    def width(self) -> Tensor:
+        raise NotImplementedError
+
     def log_density(self) -> Tensor:
         """ln p (Q,) at the grid's points, but for a constant."""
         raise NotImplementedError
+
+    def numbers(self) -> list[float]:
+        return [self.mean.item(), self.width.item()]
 
     def forward(self, conditions: Tensor) -> Tensor:
         weights = self.grid.density(self.log_density())
@@ -120,7 +137,7 @@ class Normal(_Density):
     """
 
     def __init__(self, grid: ThicknessGrid, mean: float, width: float):
-        self._narrowest = _NARROWEST * grid.spacing
+        self._narrowest = NARROWEST * grid.spacing
         excess = max(width - self._narrowest, 0.1 * self._narrowest)
         super().__init__(grid, mean, math.log(excess))
 
@@ -139,7 +156,7 @@ class Gamma(_Density):
     """
 
     def __init__(self, grid: ThicknessGrid, mean: float, width: float):
-        excess = (mean / max(width, _NARROWEST * grid.spacing)) ** 2 - 1.0
+        excess = (mean / max(width, NARROWEST * grid.spacing)) ** 2 - 1.0
         super().__init__(grid, mean, math.log(max(excess, 0.1)))
 
     @property

@@ -150,9 +150,10 @@ class Builder:
     def _thickness(self, dataset: Dataset, state: State) -> list[Thickness]:
         """One model a crystal."""
         settings, grid = self.settings, ThicknessGrid(*state.grid)
-        numbers = 1 if state.thickness_model in ("flat", "wedge") else 2
-        lengths = [len(start) for start in state.thickness_start]
-        if lengths != [numbers] * dataset.steps.n_crystals:
+        allowed = {"flat": (1,), "wedge": (1,), "normal": (2,), "gamma": (2,)}
+        lengths = {len(start) for start in state.thickness_start}
+        of_all = len(state.thickness_start) == dataset.steps.n_crystals
+        if not (of_all and lengths <= set(allowed.get(state.thickness_model, (1, 2)))):
             raise ValueError("the checkpoint is damaged: its thickness does not fit the model")
         if state.thickness_model in PARAMETRIC:
             return [PARAMETRIC[state.thickness_model](grid, *start) for start in state.thickness_start]

@@ -36,8 +36,8 @@ from dials_hybrid.refine.rvalues import observed
 from dials_hybrid.refine.state import STAGES, Inputs, Settings, State
 from dials_hybrid.refine.target import Target, Weighting
 from dials_hybrid.refine.thickness_choice import Candidate
-from dials_hybrid.refine.thickness_scan import ThicknessScan, scan_thickness
-from dials_hybrid.refine.thickness_stage import change_model, prefers_another, starts
+from dials_hybrid.refine.thickness_scan import ThicknessScan, grid_maximum, scan_thickness
+from dials_hybrid.refine.thickness_stage import change_model, prefers_another, starts, widened
 
 _BLOCKS = {"orientation": ("orientation", "thickness", "scale")}
 _CYCLES = {"orientation": 4, "hand": 5, "given": 0}
@@ -138,6 +138,8 @@ class Protocol:
             if anew:
                 hybrid, state = anew
                 stages = list(STAGES[1:])
+            elif stage == "joint" and fit:
+                hybrid, state = widened(self.rough, hybrid, fit, state)
             if state.stage != STAGES[-1]:
                 self.on_checkpoint(state)
         assert fit is not None  # of the last stage
@@ -258,7 +260,7 @@ class Protocol:
             if not scan.at_bound:
                 break
         if maximum is None:
-            maximum = min(limit, 50.0 * math.ceil(1.6 * scan.best["wedge"][0] / 50.0))
+            maximum = min(limit, grid_maximum(scan))
         name = self.settings.thickness_model
         name = "normal" if self._changes_model else name
         return State(

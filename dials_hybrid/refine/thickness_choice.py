@@ -7,9 +7,10 @@ scale can be refined anew against four fifths of the reflections and judged by t
 
 p being Student's density of the error model, with the same sigma' for all models. Symmetry equivalents
 stay in one fold; the free set takes no part. The standard error of a difference in L comes from the
-differences of single unique reflections. The simplest model within one standard error of the best is
+differences of single unique reflections. The simplest model within two standard errors of the best is
 chosen, so that a network is used only where it predicts reflections that it has not seen better than
-two numbers do.
+two numbers do. In the same way a wedge or else a normal distribution is chosen for what a network or a
+histogram starts from.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from dials_hybrid.refine.prior_widths import learn_widths
 from dials_hybrid.refine.rvalues import r_values
 from dials_hybrid.refine.target import Target
 
-CANDIDATES = ("flat", "wedge", "normal", "gamma", "neural")  # from simple to complex
 _FOLDS = 5
+_STANDARD_ERRORS = 2.0  # by which a model may be behind: with one, networks were chosen for plates
 _ROUNDS = 3  # of weights and priors
 _CYCLES, _TOLERANCE = 30, 1e-4
 
@@ -87,19 +88,20 @@ def cross_validate(fit: JointFit, sums: RockingSums, target: Target, fold: Tenso
     return predicted
 
 
-def compare(
-    build: Callable[[str], Hybrid],
-    joint_fit: Callable[[Hybrid], JointFit],
-    sums: RockingSums,
-    reference: Target,
-    group: Tensor,
-    seed: int,
-    learn: bool,
-) -> tuple[list[Candidate], Hybrid]:
-    """All candidates, and the chosen one, fitted.
+@dataclass(frozen=True)
+class Trial:
+    """A model fitted with structure and orientation held."""
+
+    model: Hybrid
+    fit: Fit
+    predicted: Tensor  # (M,) intensities, each from a fit that has not seen it
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How models are tried.
 
     Args:
-        build: gives the model with a thickness distribution of this name, at its best start.
         joint_fit: makes the fit of a model.
         sums: rocking sums of the structure and orientation that are held.
         reference: gives sigma', and the first robust weights.
@@ -107,17 +109,31 @@ def compare(
         seed: of the folds.
         learn: see `fit_thickness`.
     """
-    fold = folds(group, seed)
-    models, fits, predicted = {}, {}, {}
-    for name in CANDIDATES:
-        models[name] = build(name)
-        fit = joint_fit(models[name])
-        target = fit_thickness(fit, sums, reference, learn)
-        fits[name] = fit.refine_thickness(sums, target, max_cycles=0, tolerance=0.0)
-        predicted[name] = cross_validate(fit, sums, target, fold)
-    candidates = _judge(predicted, fits, reference, models["flat"].dataset.observations, group)
-    chosen = next(c.model for c in candidates if c.chosen)
-    return candidates, models[chosen]
+
+    joint_fit: Callable[[Hybrid], JointFit]
+    sums: RockingSums
+    reference: Target
+    group: Tensor
+    seed: int
+    learn: bool
+
+    def trial(self, model: Hybrid) -> Trial:
+        """Fit a model in place, and cross-validate it."""
+        fit = self.joint_fit(model)
+        target = fit_thickness(fit, self.sums, self.reference, self.learn)
+        found = fit.refine_thickness(self.sums, target, max_cycles=0, tolerance=0.0)
+        return Trial(model, found, cross_validate(fit, self.sums, target, folds(self.group, self.seed)))
+
+    def judge(self, trials: dict[str, Trial]) -> list[Candidate]:
+        """One line for each; the simplest one that is good enough, the first, is chosen."""
+        predicted = {name: trial.predicted for name, trial in trials.items()}
+        fits = {name: trial.fit for name, trial in trials.items()}
+        observations = next(iter(trials.values())).model.dataset.observations
+        return _judge(predicted, fits, self.reference, observations, self.group)
+
+    def best(self, trials: dict[str, Trial]) -> Hybrid:
+        """The chosen model."""
+        return trials[next(c.model for c in self.judge(trials) if c.chosen)].model
 
 
 def _judge(
@@ -151,6 +167,6 @@ def _judge(
                 standard_error=float(of_group.std()) * math.sqrt(len(of_group)),
             )
         )
-    first = next(i for i, c in enumerate(candidates) if c.behind <= c.standard_error)
+    first = next(i for i, c in enumerate(candidates) if c.behind <= _STANDARD_ERRORS * c.standard_error)
     candidates[first] = replace(candidates[first], chosen=True)
     return candidates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from dials_hybrid.model.thickness import PARAMETRIC
 from dials_hybrid.model.thickness_grid import ThicknessGrid
 from dials_hybrid.refine.target import Target
 
+_MARGIN = 1.6  # thicknesses beyond the best wedge that are considered, as a factor
 _MOST_MINIMA = 4
 _SHALLOW = 1.3  # times the lowest chi^2: minima above are not worth a try
 
@@ -70,6 +72,11 @@ def scan_thickness(sums: Tensor, grid: ThicknessGrid, target: Target) -> Thickne
         best_chi_squared={name: float(curve.min()) for name, curve in curves.items()},
         minima=minima,
     )
+
+
+def grid_maximum(scan: ThicknessScan) -> float:
+    """The largest thickness [A] that is to be considered: more than the thickest of the best wedge."""
+    return 50.0 * math.ceil(_MARGIN * scan.best["wedge"][0] / 50.0)
 
 
 def _minima(chi_squared: Tensor, numbers: list[list[list[float]]]) -> list[list[float]]:

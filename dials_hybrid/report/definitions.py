@@ -34,7 +34,7 @@ DEFINITIONS = {
     ),
     "ln L behind the best": (
         "Each model is fitted to four fifths of the reflections and judged by the likelihood L of the "
-        "others, with the standard error of the difference. The simplest model within one standard error is "
+        "others, with the standard error of the difference. The simplest model within two standard errors is "
         "chosen."
     ),
     "Part of the structure": (

@@ -8,7 +8,7 @@ import pytest
 import torch
 from synthetic import double
 
-from dials_hybrid.model.thickness import Normal
+from dials_hybrid.model.thickness import Normal, Wedge
 from dials_hybrid.model.thickness_grid import ThicknessGrid
 from dials_hybrid.model.thickness_network import Histogram, Neural
 
@@ -46,7 +46,8 @@ def test_any_numbers_give_a_distribution(build):
     model = build()
     where = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     f = torch.randn(1000, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    share = GRID.share(model.log_start + 5.0 * f @ model.basis.T)
+    s = torch.randn(1000, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    share = GRID.share(model.log_density(5.0 * f, s))
     assert (share >= 0.0).all()
     torch.testing.assert_close(share.sum(1), torch.ones(1000, dtype=torch.float64))
     for seed in range(1000):
@@ -55,6 +56,27 @@ def test_any_numbers_give_a_distribution(build):
         assert torch.isfinite(weights).all()
         # splines of a density that is narrower than they are have small negative lobes
         assert (weights > -0.15).all() and (weights.sum(1) < 1.0 + 1e-3).all()
+
+
+@pytest.mark.parametrize("build", [Neural, Histogram])
+def test_they_can_start_from_a_wedge(build):
+    """With a soft edge: half of the density where it ends, and a mean that is hardly larger."""
+    options = OPTIONS | ({"hidden": 6, "seed": 0} if build is Neural else {})
+    weights = build(GRID, 600.0, **options)(ANYWHERE).detach()
+    wedge = Wedge(GRID, 600.0)(ANYWHERE).detach()
+    assert (weights @ GRID.nodes).item() == pytest.approx((wedge @ GRID.nodes).item(), rel=0.05)
+    level = weights[8]  # at 225 A; 600 and 800 A are the nodes 23 and 31
+    assert (weights[23] / level).item() == pytest.approx(0.5, abs=0.02)
+    assert 0.0 < (weights[31] / level).item() < 0.05
+
+
+@pytest.mark.parametrize("start", [(600.0,), (300.0, 120.0)])
+def test_a_stretched_distribution_is_that_of_a_thicker_crystal(start):
+    model = neural(*start) if len(start) == 2 else Neural(GRID, *start, hidden=6, seed=0, **OPTIONS)
+    plain = torch.zeros(4, dtype=torch.float64)
+    share, stretched = (GRID.share(model.log_density(plain, double([math.log(x)]))) for x in (1.0, 1.3))
+    mean, thicker = (float(x @ GRID.points) for x in (share, stretched))
+    assert thicker == pytest.approx(1.3 * mean, rel=0.01)
 
 
 def test_a_trained_network_depends_on_the_conditions():

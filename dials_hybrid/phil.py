@@ -181,9 +181,9 @@ thickness {
     .type = choice
     .help = "Distribution of the crystal's thickness: one value, all values up to a largest one, a"
             "truncated normal or gamma distribution, any smooth one, or one that a small network learns"
-            "as a function of scan angle and beam direction. Auto: the simplest of them (but for"
-            "histogram) that predicts reflections left out of its fit within two standard errors as well"
-            "as the best."
+            "as a function of scan angle and beam direction. Auto: the simplest of those of one"
+            "or two numbers that predicts reflections left out of its fit within one standard error as well"
+            "as the best of them, or the network where it does so better by two."
   maximum = Auto
     .type = float(value_min=50)
     .help = "Largest thickness considered [Angstrom]. Auto: from the thickness scan."

@@ -7,17 +7,17 @@ scale can be refined anew against four fifths of the reflections and judged by t
 
 p being Student's density of the error model, with the same sigma' for all models. Symmetry equivalents
 stay in one fold; the free set takes no part. The standard error of a difference in L comes from the
-differences of single unique reflections. The simplest model within two standard errors of the best is
-chosen, so that a network is used only where it predicts reflections that it has not seen better than
-two numbers do. In the same way a wedge or else a normal distribution is chosen for what a network or a
-histogram starts from.
+differences of single unique reflections. Of the distributions of one or two numbers the simplest within
+one standard error of the best is chosen. A network has to earn its freedom: it takes the place of that
+one where it predicts reflections that it has not seen better by two standard errors. A wedge or a normal
+distribution, whichever is chosen of these two, is what a network or a histogram starts from.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ from dials_hybrid.refine.rvalues import r_values
 from dials_hybrid.refine.target import Target
 
 _FOLDS = 5
-_STANDARD_ERRORS = 2.0  # by which a model may be behind: with one, networks were chosen for plates
+_NETWORK = "neural"
+_EARNED = 2.0  # standard errors; with one, networks were now and then chosen for plates
 _ROUNDS = 3  # of weights and priors
 _CYCLES, _TOLERANCE = 30, 1e-4
 
@@ -124,49 +125,48 @@ class Comparison:
         found = fit.refine_thickness(self.sums, target, max_cycles=0, tolerance=0.0)
         return Trial(model, found, cross_validate(fit, self.sums, target, folds(self.group, self.seed)))
 
-    def judge(self, trials: dict[str, Trial]) -> list[Candidate]:
-        """One line for each; the simplest one that is good enough, the first, is chosen."""
-        predicted = {name: trial.predicted for name, trial in trials.items()}
-        fits = {name: trial.fit for name, trial in trials.items()}
-        observations = next(iter(trials.values())).model.dataset.observations
-        return _judge(predicted, fits, self.reference, observations, self.group)
+    def choose(self, trials: dict[str, Trial]) -> str:
+        """The name of the simplest that is good enough; they go from simple to complex."""
+        behind = self._behind({name: trial for name, trial in trials.items() if name != _NETWORK})
+        chosen = next(name for name, (value, error) in behind.items() if value <= error)
+        if _NETWORK in trials:
+            value, error = self._behind({name: trials[name] for name in (chosen, _NETWORK)})[chosen]
+            if value > _EARNED * error:
+                return _NETWORK
+        return chosen
 
-    def best(self, trials: dict[str, Trial]) -> Hybrid:
-        """The chosen model."""
-        return trials[next(c.model for c in self.judge(trials) if c.chosen)].model
-
-
-def _judge(
-    predicted: dict[str, Tensor], fits: dict[str, Fit], reference: Target, observations, group: Tensor
-) -> list[Candidate]:
-    work, free = reference.work, observations.free
-    likelihood = {
-        name: (
-            reference.share * log_likelihood(values - reference.intensity, reference.sigma, reference.cutoff)
-        )[work]
-        for name, values in predicted.items()
-    }
-    best = max(likelihood, key=lambda name: float(likelihood[name].sum()))
-    _, unique = torch.unique(group[work], return_inverse=True)
-    candidates = []
-    for name in predicted:
-        difference = likelihood[best] - likelihood[name]
-        of_group = difference.new_zeros(int(unique.max()) + 1).index_add(0, unique, difference)
-        fitted = fits[name].evaluation.intensity
-        r1_obs, r1_free = (
-            r_values(observations.intensity[part], observations.sigma[part], intensity[part]).r1_obs
-            for part, intensity in ((work, predicted[name]), (free, fitted))
-        )
-        candidates.append(
-            Candidate(
-                model=name,
-                n_parameters=fits[name].n_parameters,
-                r1_obs=r1_obs,
-                r1_free=r1_free,
-                behind=float(difference.sum()),
-                standard_error=float(of_group.std()) * math.sqrt(len(of_group)),
+    def table(self, trials: dict[str, Trial]) -> list[Candidate]:
+        """One line for each."""
+        chosen, observations = self.choose(trials), next(iter(trials.values())).model.dataset.observations
+        candidates = []
+        for name, (value, error) in self._behind(trials).items():
+            fit, predicted = trials[name].fit, trials[name].predicted
+            parts = (self.reference.work, predicted), (observations.free, fit.evaluation.intensity)
+            r1_obs, r1_free = (
+                r_values(observations.intensity[part], observations.sigma[part], intensity[part]).r1_obs
+                for part, intensity in parts
             )
-        )
-    first = next(i for i, c in enumerate(candidates) if c.behind <= _STANDARD_ERRORS * c.standard_error)
-    candidates[first] = replace(candidates[first], chosen=True)
-    return candidates
+            candidates.append(
+                Candidate(name, fit.n_parameters, r1_obs, r1_free, value, error, chosen=name == chosen)
+            )
+        return candidates
+
+    def _behind(self, trials: dict[str, Trial]) -> dict[str, tuple[float, float]]:
+        """How far each is behind the best of them, and the standard error of that."""
+        work = self.reference.work
+        likelihood = {name: self._likelihood(trial.predicted)[work] for name, trial in trials.items()}
+        best = max(likelihood.values(), key=lambda values: float(values.sum()))
+        _, unique = torch.unique(self.group[work], return_inverse=True)
+        found = {}
+        for name, values in likelihood.items():
+            difference = best - values
+            of_group = difference.new_zeros(int(unique.max()) + 1).index_add(0, unique, difference)
+            error = float(of_group.std()) * math.sqrt(len(of_group))
+            found[name] = float(difference.sum()), error
+        return found
+
+    def _likelihood(self, predicted: Tensor) -> Tensor:
+        """Its logarithm (M,) of each observation."""
+        reference = self.reference
+        residual = predicted - reference.intensity
+        return reference.share * log_likelihood(residual, reference.sigma, reference.cutoff)

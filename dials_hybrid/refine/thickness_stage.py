@@ -120,14 +120,13 @@ def change_model(
         return with_thickness(build, hybrid, blank(name, [scan.best[name]] * len(hybrid.thickness)))
 
     trials = {name: comparison.trial(simple(name)) for name in (PARAMETRIC if wanted == "auto" else STARTS)}
-    start = comparison.best({name: trials[name] for name in STARTS})
-    numbers = [thickness.numbers() for thickness in start.thickness]
+    start = comparison.choose({name: trials[name] for name in STARTS})
+    numbers = [thickness.numbers() for thickness in trials[start].model.thickness]
     network = "neural" if wanted == "auto" else wanted
     trials[network] = comparison.trial(with_thickness(build, hybrid, blank(network, numbers)))
     candidates = []
     if wanted == "auto":
-        candidates = comparison.judge(trials)
-        wanted = next(c.model for c in candidates if c.chosen)
+        candidates, wanted = comparison.table(trials), comparison.choose(trials)
     if wanted == state.thickness_model:
         return hybrid, replace(state, comparison=candidates), candidates
     model = trials[wanted].model

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from dials_hybrid.refine.free_set import unique_reflections
-from dials_hybrid.refine.thickness_choice import cross_validate, folds
+from dials_hybrid.refine.thickness_choice import Comparison, Trial, cross_validate, folds
 
 
 def test_folds_keep_equivalents_together_and_are_of_one_size():
@@ -36,3 +37,45 @@ def test_predictions_have_not_seen_what_they_predict(prepared):
     assert torch.equal(found[fold == 2], expected[fold == 2])
     assert not torch.isclose(found[fold != 2], expected[fold != 2]).any()
     assert torch.equal(hybrid.vector(), before)
+
+
+class Judged(Comparison):
+    """A comparison whose models, named by how far they are behind, are known to a standard error of 1."""
+
+    def __init__(self, behind):
+        object.__setattr__(self, "behind", behind)
+
+    def _behind(self, trials):
+        best = min(self.behind[name] for name in trials)
+        return {name: (self.behind[name] - best, float(self.behind[name] > best)) for name in trials}
+
+
+@pytest.mark.parametrize(
+    "flat, normal, gamma, neural, expected",
+    [
+        (0.9, 0.5, 0.0, 3.0, "flat"),  # the simplest that is as good as the best
+        (5.0, 1.9, 1.5, 0.0, "normal"),  # the network is better, but not clearly
+        (5.0, 2.1, 1.5, 0.0, "neural"),
+        (9.0, 3.0, 1.5, 0.0, "gamma"),  # against the one that would be chosen without it
+    ],
+)
+def test_a_network_is_chosen_where_it_is_clearly_better(flat, normal, gamma, neural, expected):
+    behind = {"flat": flat, "normal": normal, "gamma": gamma, "neural": neural}
+    assert Judged(behind).choose(dict.fromkeys(behind)) == expected
+
+
+def test_how_far_a_model_is_behind(prepared):
+    """Sums over unique reflections, and their scatter, of what each observation says."""
+    _, make_fit, hybrid, _ = prepared("normal")
+    observations, intensity = hybrid.dataset.observations, hybrid.evaluate().intensity
+    target = make_fit(hybrid).weighting.target(observations, intensity)
+    group = unique_reflections(observations.hkl, hybrid.crystal.start.rotations)
+    comparison = Comparison(make_fit, None, target, group, 0, True)
+    worse = intensity + torch.where(group % 2 == 0, 2.0, 0.5) * target.sigma
+    trials = {name: Trial(hybrid, None, predicted) for name, predicted in (("a", worse), ("b", intensity))}
+    found = comparison._behind(trials)
+    assert found["b"] == (0.0, 0.0)
+    each = comparison._likelihood(intensity) - comparison._likelihood(worse)
+    sums = [float(each[(group == g) & target.work].sum()) for g in group[target.work].unique()]
+    assert found["a"][0] == pytest.approx(sum(sums))
+    assert found["a"][1] == pytest.approx(torch.tensor(sums).std().item() * len(sums) ** 0.5)

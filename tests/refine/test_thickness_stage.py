@@ -8,8 +8,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dials_hybrid.model.simulation import silent
+from dials_hybrid.refine.build import Builder
 from dials_hybrid.refine.rvalues import r_values
-from dials_hybrid.refine.thickness_stage import change_model, prefers_another, starts, with_thickness
+from dials_hybrid.refine.thickness_stage import (
+    change_model,
+    prefers_another,
+    starts,
+    widened,
+    with_thickness,
+)
 
 
 @pytest.mark.parametrize("truth, likely", [("flat", {"flat"}), ("normal", {"wedge", "normal", "gamma"})])
@@ -77,3 +85,44 @@ def test_another_thickness_leaves_all_else(prepared):
     for name, part in flat.slices().items():
         if name != "thickness":
             assert torch.equal(flat.vector()[part], hybrid.vector()[hybrid.slices()[name]])
+
+
+@pytest.mark.parametrize("maximum, expected", [(300.0, True), (800.0, False)])
+def test_a_grid_that_ends_too_soon_is_replaced(prepared, maximum, expected):
+    """Crystals up to about 500 A: the wedge that fits best, and what is allowed beyond it."""
+    build, make_fit, _, state = prepared("normal")
+    build = Builder(build.inputs, replace(build.settings, thickness_maximum=None), silent)
+    state = replace(state, grid=(maximum, 16))
+    hybrid = build.hybrid(build.dataset(maximum, 1), state)
+    fit = make_fit(hybrid)
+    found = fit.refine_thickness(fit.set_scale(), max_cycles=10, tolerance=1e-3)
+    model, after = widened(build, hybrid, found, state)
+    assert (after.grid[0] > maximum) == expected == (model is not hybrid)
+    assert model.grid.maximum == after.grid[0]
+    if expected:
+        assert after.grid[0] < 1.7 * maximum and after.grid[0] % 50.0 == 0.0
+        assert model.thickness[0].numbers() == pytest.approx(hybrid.thickness[0].numbers(), rel=1e-6)
+        blocks, others = hybrid.slices(), model.slices()
+        for name in ("crystal", "orientation", "scale"):
+            assert torch.equal(model.vector()[others[name]], hybrid.vector()[blocks[name]])
+        assert build.hybrid(build.dataset(after.grid[0], 1), after).vector().tolist() == after.vector
+
+
+def test_a_largest_thickness_that_was_given_stays(prepared):
+    build, make_fit, _, state = prepared("normal")
+    build = Builder(build.inputs, replace(build.settings, thickness_maximum=300.0), silent)
+    state = replace(state, grid=(300.0, 16))
+    hybrid = build.hybrid(build.dataset(300.0, 1), state)
+    fit = make_fit(hybrid)
+    found = fit.refine_thickness(fit.set_scale(), max_cycles=2, tolerance=1e-3)
+    assert widened(build, hybrid, found, state) == (hybrid, state)
+
+
+@pytest.mark.parametrize("truth, numbers", [("flat", 2), ("normal", None)])
+def test_a_network_starts_from_what_is_enough(prepared, truth, numbers):
+    """Never from a wedge where the crystal is a plate."""
+    build, make_fit, hybrid, state = prepared(truth)
+    model, after, _ = change_model(build, make_fit, hybrid, state, "neural")
+    assert after.thickness_model == "neural"
+    assert list(model.thickness[0].start) == after.thickness_start[0]
+    assert numbers is None or len(after.thickness_start[0]) == numbers

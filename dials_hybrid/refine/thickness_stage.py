@@ -23,7 +23,7 @@ STARTS = ("wedge", "normal")  # of a network or a histogram, from simple to comp
 _TRIAL_CYCLES = 10
 _CLEARLY = 0.9  # of chi^2: a scan, coarse and with one scale, that is lower than a refined distribution
 _NEAR = 0.025  # log-likelihood per observation by which a start may be worse than the best
-_WIDER = 1.1  # times the present grid: what is worth a new one
+_WIDER = 1.25  # times the present grid: what is worth a new one
 _APART = 2.0  # distances of two nodes between the means of starts that are worth a trial each
 
 

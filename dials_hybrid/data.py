@@ -155,6 +155,9 @@ class Observations(_Tensors):
     frame: Tensor  # (M,) int, virtual frame of the crystal; -1 in a sweep
     share: Tensor  # (M,) weight: rows that list one measurement n times have 1 / n each
     free: Tensor  # (M,) bool: held out of every fit
+    # (M, 2) scan angles [degree] between which it was measured, where a mosaic spread about the rotation axis
+    # blurs these edges, infinite where it does not (see `model.windows`). None: nowhere.
+    edges: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.intensity)

@@ -175,6 +175,12 @@ orientation {
     .type = float(value_min=0.001)
     .help = "Start of the mosaic spread (standard deviation) [degree]."
     .expert_level = 2
+  mosaic_directions = *auto across both
+    .type = choice
+    .help = "The mosaic spread tilts the blocks of the crystal across the rotation axis alone, or about it as"
+            "well, which blurs the edges of what intensities are summed over. Auto: both where rocking curves"
+            "are cut, in virtual frames with frame_window=frame and in single images. In precession: across."
+    .expert_level = 1
 }
 thickness {
   model = *auto flat wedge normal gamma histogram neural

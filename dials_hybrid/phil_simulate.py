@@ -39,6 +39,10 @@ misorientation {
 mosaic_spread = 0.04
   .type = float(value_min=0, value_max=1)
   .help = "Standard deviation of the tilts within the crystal [degree]. 0: none."
+mosaic_directions = *across both
+  .type = choice
+  .help = "These are tilts across the rotation axis, or across and about it."
+  .expert_level = 1
 counts {
   mean = 3000
     .type = float(value_min=1e-3, value_max=1e12)

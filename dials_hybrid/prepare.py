@@ -78,6 +78,8 @@ def measured_frames(data: PetsData, params) -> Measurement:
     run = replace(data.frames, used=np.isin(np.arange(len(data.frames)), reflections.frame))
     if params.data.frame_window == "curve" or (params.data.frame_window == "auto" and data.whole_curves):
         run = replace(run, margin=_margin(run, params.data.rsg))
+    elif not run.precession:
+        run = replace(run, blurred=_blurred(params, True))
     return Measurement((run,), reflections, data.wavelength, len(data), rows.counts)
 
 
@@ -87,6 +89,12 @@ def _margin(run: VirtualFrames, rsg: float) -> float:
     A reflection that is let in crosses the Ewald sphere (1 - rsg) semi-angles inside at least.
     """
     return max(0.0, _HALF_CURVE - (1.0 - rsg) * float(run.semi_angle.min()))
+
+
+def _blurred(params, cut: bool) -> bool:
+    """Whether the mosaic spread acts about the rotation axis too, where rocking curves are cut or not."""
+    directions = params.orientation.mosaic_directions
+    return params.orientation.mosaic_points > 1 and (directions == "both" or (directions == "auto" and cut))
 
 
 def _d_min(params) -> float | None:
@@ -121,7 +129,8 @@ def measured(experiments, table, params) -> Measurement:
     Raises:
         ValueError: the table lacks something or has no usable row.
     """
-    sweeps = [read_sweep(experiment) for experiment in experiments]
+    blurred = _blurred(params, params.data.intensity == "images")
+    sweeps = [replace(read_sweep(experiment), blurred=blurred) for experiment in experiments]
     limits = {"min_zeta": params.data.min_zeta, "d_min": _d_min(params), "d_max": params.data.d_max}
     if params.data.intensity == "images":
         sweeps = [replace(sweep, by_image=True) for sweep in sweeps]

@@ -211,6 +211,9 @@ def _check_finished(finished: Finished, inputs: Inputs) -> None:
     _numbers(fit.evaluation.scale, (m,))
     _numbers(np.asarray(state.vector), (p,))
     for name, values in vars(finished.observations).items():
+        if name == "edges":  # infinite where windows are sharp
+            _require(values is None or (values.shape == (m, 2) and not values.isnan().any()), name)
+            continue
         _numbers(values, (m, 3) if name == "hkl" else (m,), name)
     for name in ("intensity", "sigma", "share", "emphasis", "robust_weight"):
         _numbers(getattr(fit.target, name), (m,))

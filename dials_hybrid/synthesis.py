@@ -195,7 +195,9 @@ class Synthesis:
         return blank(combine_tables(reflections, self.experiments))
 
     def _measurement(self) -> Measurement:
-        params, sweeps = self.params, [read_sweep(experiment) for experiment in self.experiments]
+        params = self.params
+        blurred = params.mosaic_directions == "both" and params.mosaic_spread > 0.0
+        sweeps = [replace(read_sweep(experiment), blurred=blurred) for experiment in self.experiments]
         reflections, rows = read_reflections(
             self.table,
             sweeps,
@@ -246,6 +248,7 @@ class Synthesis:
             "thickness": {**asdict(self.specimen.thickness), "curve": self._curve()},
             "misorientation": asdict(self.specimen.misorientation),
             "mosaic_spread": self.specimen.mosaic_spread,
+            "mosaic_directions": params.mosaic_directions,
             "scale": ideal.scale,
             "counting": asdict(self.counting),
             "seed": params.seed,

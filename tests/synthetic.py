@@ -171,6 +171,7 @@ def dataset(atoms: AtomicModel, sweeps: list[RockingSteps], *, g_max=1.1, half=3
     joined = {
         name: torch.cat([getattr(o, name) for o in observations])
         for name in (item.name for item in fields(Observations))
+        if name != "edges"
     }
     for name in ("first", "last"):
         joined[name] = torch.cat(
@@ -201,9 +202,8 @@ def largest_error(found: Tensor, expected: Tensor) -> float:
 
 def selected(observations, mask):
     """The observations where `mask` (M,) is true."""
-    return replace(
-        observations, **{f.name: getattr(observations, f.name)[mask] for f in fields(observations)}
-    )
+    columns = {f.name: getattr(observations, f.name) for f in fields(observations)}
+    return replace(observations, **{name: x[mask] for name, x in columns.items() if x is not None})
 
 
 def steps_of(runs, step: float, mosaic_points: int = 1) -> RockingSteps:

@@ -99,8 +99,10 @@ def segment_gradients(
     window: Tensor,
     wave_number: float,
     workspace: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """sum_k window_mk |psi_m(k, t)|^2, shape (m, T), and `gradients`, a few steps at a time.
+
+    The last one is sum_t p_mt |psi_m(k, t)|^2, shape (m, K).
 
     Args:
         coupling: off-diagonal part of A (N, N) [1/A^2].
@@ -110,16 +112,17 @@ def segment_gradients(
     (k, n), m = diagonal.shape, len(beams)
     kind = torch.complex64 if diagonal.dtype == torch.float32 else torch.complex128
     size = max(1, workspace // (n * n * m))
-    intensity, diagonals = window.new_zeros(m, len(thickness)), []
+    intensity, diagonals, averages = window.new_zeros(m, len(thickness)), [], []
     gradient = coupling.new_zeros(m, n, n, dtype=kind)
     for part in (slice(first, first + size) for first in range(0, k, size)):
         waves = solve((coupling + torch.diag_embed(diagonal[part])).to(kind), wave_number)
-        psi = waves.amplitudes(thickness, beams)
-        intensity = intensity + torch.einsum("mk,kmt->mt", window[:, part], psi.abs() ** 2)
+        of_steps = waves.amplitudes(thickness, beams).abs() ** 2
+        intensity = intensity + torch.einsum("mk,kmt->mt", window[:, part], of_steps)
+        averages.append(torch.einsum("mt,kmt->mk", p, of_steps))
         summed, by_step = gradients(waves, thickness, p, beams, window[:, part], wave_number)
         gradient = gradient + summed
         diagonals.append(by_step)
-    return intensity, gradient, torch.cat(diagonals)
+    return intensity, gradient, torch.cat(diagonals), torch.cat(averages, dim=1)
 
 
 def _divided_differences(waves: BlochWaves, thickness: Tensor, p: Tensor, beams: Tensor) -> Tensor:

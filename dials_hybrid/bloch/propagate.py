@@ -58,6 +58,7 @@ class SegmentSums:
     intensity: Tensor  # (m, T)
     by_structure: Tensor | None = None  # (m, P), averaged over thickness
     by_tilt: Tensor | None = None  # (m, K, axes) [1/radian], averaged over thickness
+    of_steps: Tensor | None = None  # (m, K) average over thickness in each step, whatever its weight
 
 
 @dataclass(frozen=True)
@@ -221,4 +222,4 @@ def segment_derivatives(
         # dpsi = -(pi t / K) dU'_0 psi: all waves fade alike
         fading = -2.0 * math.pi / wave_number * (p * thickness * found.intensity).sum(1)
         by_structure = by_structure + torch.outer(fading, potential.absorption_derivatives)
-    return SegmentSums(found.intensity, by_structure, found.by_diagonal)
+    return SegmentSums(found.intensity, by_structure, found.by_diagonal, found.of_steps)

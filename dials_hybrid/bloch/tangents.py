@@ -33,8 +33,10 @@ def segment_tangents(
     window: Tensor,
     wave_number: float,
     workspace: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rocking sums (m, T) and the derivatives (m, P) and (m, K, x) of their averages over thickness.
+
+    The last one is the average of each step (m, K), without the weights of `window`.
 
     Args:
         coupling: off-diagonal part of A (N, N) [1/A^2].
@@ -48,16 +50,17 @@ def segment_tangents(
     size = max(1, workspace // (n * n * (count + d_diagonal.shape[1])))
     m = len(beams)
     intensity, by_structure = window.new_zeros(m, len(thickness)), window.new_zeros(m, count)
-    by_diagonal = []
+    by_diagonal, averages = [], []
     for part in (slice(first, first + size) for first in range(0, len(diagonal), size)):
         waves = solve(coupling + torch.diag_embed(diagonal[part].to(coupling.dtype)), wave_number)
-        psi, weight = waves.amplitudes(thickness, beams), window[:, part]
-        intensity = intensity + torch.einsum("mk,kmt->mt", weight, psi.abs() ** 2)
+        of_steps, weight = waves.amplitudes(thickness, beams).abs() ** 2, window[:, part]
+        intensity = intensity + torch.einsum("mk,kmt->mt", weight, of_steps)
+        averages.append(torch.einsum("mt,kmt->mk", p, of_steps))
         found = tangents(waves, thickness, p, beams, d_coupling, d_diagonal[part], wave_number)
         weighted = weight.T[..., None] * found
         by_structure = by_structure + weighted[..., :count].sum(0)
         by_diagonal.append(weighted[..., count:].transpose(0, 1))
-    return intensity, by_structure, torch.cat(by_diagonal, dim=1)
+    return intensity, by_structure, torch.cat(by_diagonal, dim=1), torch.cat(averages, dim=1)
 
 
 def tangents(

@@ -32,6 +32,7 @@ class Derivatives:
     intensity: Tensor  # (m, T)
     by_structure: Tensor | None  # (m, P)
     by_diagonal: Tensor  # (m, K, x): by x parameters of each step
+    of_steps: Tensor  # (m, K) intensity of each step, without the weights of windows
 
 
 def derivatives_seconds(
@@ -66,6 +67,7 @@ def joined(parts: list[Derivatives]) -> Derivatives:
         torch.cat([part.intensity for part in parts]),
         torch.cat(of_structure) if of_structure else None,
         torch.cat([part.by_diagonal for part in parts]),
+        torch.cat([part.of_steps for part in parts]),
     )
 
 
@@ -156,23 +158,25 @@ def derivatives(
     if algorithm == "eigen forward":
         sums = segment_tangents(coupling, diagonal, directions, d_diagonal, *arguments, workspace)
     elif algorithm == "eigen adjoint":
-        gradients = eigen.segment_gradients(coupling, diagonal, *arguments, workspace)
-        sums = _from_gradients(*gradients, directions, d_diagonal, workspace)
+        *gradients, of_steps = eigen.segment_gradients(coupling, diagonal, *arguments, workspace)
+        sums = *_from_gradients(*gradients, directions, d_diagonal, workspace), of_steps
     else:
         expansion = jacobian.Expansion.of_matrices(
             coupling, diagonal, thickness, p, beams, wave_number, hermitian=hermitian
         )
         intensity = torch.einsum("mk,tkm->mt", window, expansion.intensity)
+        of_steps = torch.einsum("mt,tkm->mk", p, expansion.intensity)
         if algorithm == "chebyshev adjoint":
             g, by_step = jacobian.adjoint(expansion, beams, window, workspace)
-            sums = _from_gradients(intensity, g, by_step, directions, d_diagonal, workspace)
+            sums = *_from_gradients(intensity, g, by_step, directions, d_diagonal, workspace), of_steps
         else:
             by_diagonal = jacobian.forward_diagonal(expansion, beams, d_diagonal)
             by_structure = window.new_zeros(len(window), 0)
             if len(directions):
                 by_structure = jacobian.forward(expansion, beams, directions, window, workspace)
-            sums = intensity, by_structure, torch.einsum("mk,kxm->mkx", window, by_diagonal)
-    return Derivatives(sums[0], None if d_coupling is None else sums[1], sums[2])
+            by_diagonal = torch.einsum("mk,kxm->mkx", window, by_diagonal)
+            sums = intensity, by_structure, by_diagonal, of_steps
+    return Derivatives(sums[0], None if d_coupling is None else sums[1], *sums[2:])
 
 
 def _from_gradients(

@@ -122,6 +122,7 @@ class Hybrid(nn.Module):
             self.policy,
             mean_inner_potential=float(u_0.real),
             normals=None if self.surface is None else normals(self.surface, self.dataset.steps, basis),
+            spread=self.orientation.spread(),
             nproc=self.nproc,
             n_parameters=len(self.vector()),
             n_structure=blocks["crystal"].stop - blocks["crystal"].start,
@@ -194,7 +195,7 @@ class Hybrid(nn.Module):
         calculate at the parameters that the first of them has.
         """
         self.load_vector(of_first_rank(self.vector()))
-        basis = self.orientation.basis(self.dataset.steps)
+        basis, spread = self.orientation.basis(self.dataset.steps), self.orientation.spread()
 
         def sums(simulation: Simulation, crystal: int) -> RockingSums:
             def potential(hkl: Tensor) -> Potential:
@@ -203,7 +204,7 @@ class Hybrid(nn.Module):
                 )
 
             if not derivatives:
-                return simulation.run(potential(simulation.table.hkl), basis, self.grid.nodes)
+                return simulation.run(potential(simulation.table.hkl), basis, self.grid.nodes, spread)
             return simulation.differentiate(
                 potential,
                 basis,
@@ -211,6 +212,8 @@ class Hybrid(nn.Module):
                 self.orientation.design_matrix(),
                 self.grid.nodes,
                 self.thickness_weights(),
+                spread,
+                self.orientation.spread_design(),
             )
 
         return self.recombine(self._of_all_crystals(sums), derivatives)

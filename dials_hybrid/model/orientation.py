@@ -5,10 +5,11 @@ is refined is the tilt across it, smooth in the scan angle. Virtual frames begin
 and each was given an orientation of its own: they have both tilts, for each frame, beside the smooth
 one.
 
-A mosaic spread adds, incoherently, tilts across the rotation axis. Its quantiles take turns: every
-rocking step has the next one, with steps made smaller instead. A spread about the rotation axis would
-shift whole rocking curves, which no sum over them can tell. Five quantiles cost 2.5 times the steps
-that none does, for an error of 0.2 % in F (`benchmarks/README.md`).
+A mosaic spread adds, incoherently, tilts in all directions. Across the rotation axis its quantiles take
+turns: every rocking step has the next one, with steps made smaller instead. Five quantiles cost 2.5 times
+the steps that none does, for an error of 0.2 % in F (`benchmarks/README.md`). About the rotation axis it
+shifts rocking curves, and needs no orientations of its own: it blurs the edges of the windows that
+observations are summed over (`windows.py`). A sum over whole curves cannot tell.
 """
 
 from __future__ import annotations
@@ -103,6 +104,17 @@ class Orientation(nn.Module):
         """Tilt across the rotation axis (K,) [radian] of each step without its mosaic tilt."""
         x = torch.cat([self.tilt.flatten(), self.frame_tilt.flatten()])
         return self.design_matrix()[ACROSS, :, : len(x)] @ x
+
+    def spread(self) -> Tensor:
+        """Mosaic spread of each crystal (C,) [degree]; without mosaicity zero."""
+        return self.tilt.new_zeros(len(self.tilt)) if self.mosaic is None else self.mosaic
+
+    def spread_design(self) -> Tensor:
+        """d(mosaic spread) / d(parameter) (C, P)."""
+        design = torch.zeros(len(self.tilt), self._design.shape[-1]).to(self.tilt)
+        if self.mosaic is not None:
+            design[:, self.n_tilts :] = torch.eye(len(self.tilt)).to(design)
+        return design
 
     def basis(self, steps: RockingSteps) -> Tensor:
         """Reciprocal basis (K, 3, 3) [1/A] of the tilted steps."""

@@ -36,6 +36,7 @@ from dials_hybrid.model.memory import Sizes, plan
 from dials_hybrid.model.parallel import in_processes, share_out
 from dials_hybrid.model.potential_table import PotentialAt, groups, n_needed, tabulated
 from dials_hybrid.model.ranks import n_ranks, of_first_rank, rank
+from dials_hybrid.model.windows import Windows
 
 
 def _keep_freed_memory() -> None:
@@ -79,17 +80,6 @@ class RockingSums:
     by_orientation: Held | None = None  # (M, P')
 
 
-def _rows(segment: Segment, dataset: Dataset) -> Tensor:
-    """Observations (m,) whose windows overlap with the segment."""
-    observations = dataset.observations
-    overlap = (
-        (observations.first < segment.last)
-        & (observations.last > segment.first)
-        & (observations.crystal == segment.crystal)
-    )
-    return overlap.nonzero().flatten()
-
-
 def cost(task: SegmentTask) -> float:
     """What a segment of K steps, N beams and m observations costs, up to a factor.
 
@@ -110,6 +100,8 @@ class Simulation:
         policy: beam selection.
         mean_inner_potential: U_0 [1/A^2].
         normals: unit vector normal to the crystal's surface in each step (K, 3); None: the beam's.
+        spread: mosaic spread about the rotation axis of each crystal (C,) [degree], for which windows are
+            wide enough; None: there is none.
         nproc: processes of this rank, fewer where memory is short.
         n_parameters: all those of least squares.
         n_structure: those of them that change U_g.
@@ -129,6 +121,7 @@ class Simulation:
         *,
         mean_inner_potential: float,
         normals: Tensor | None = None,
+        spread: Tensor | None = None,
         nproc: int = 1,
         n_parameters: int = 0,
         n_structure: int = 0,
@@ -147,6 +140,7 @@ class Simulation:
         self.n_observations = len(dataset.observations)
         self.dtype = dtype
         steps = dataset.steps
+        self.windows = Windows(dataset, self._spread(spread))
         candidates = without_lattice_absences(
             reflections_within(atoms.cell, policy.g_max), atoms.rotations, atoms.translations
         )
@@ -161,11 +155,11 @@ class Simulation:
             weak_sg_max=policy.weak_sg_max,
             frame=steps.frame,
         )
-        measured = [(segment, rows) for segment in segments if len(rows := _rows(segment, dataset))]
+        measured = [(segment, rows) for segment in segments if len(rows := self.windows.rows(segment))]
         self.table = DifferenceTable.of_beams(
             [segment.hkl for segment, _ in measured], [segment.weak for segment, _ in measured]
         )
-        tasks = (self._task(*each, dataset, basis) for each in measured)
+        tasks = (self._task(*each, dataset, basis, self._spread(spread)) for each in measured)
         self.tasks = [task for task in tasks if len(task.rows)]
         largest = max(self.tasks, key=lambda task: len(task.segment.hkl), default=None)
         sizes = Sizes(
@@ -184,14 +178,17 @@ class Simulation:
         self.entries = len(self.table.hkl) if everything else self.plan.table // n_structure
         self.shares = self._shares()
 
-    def _task(self, segment: Segment, rows: Tensor, dataset: Dataset, basis: Tensor) -> SegmentTask:
+    def _spread(self, spread: Tensor | None) -> Tensor:
+        return self.steps.weight.new_zeros(self.steps.n_crystals) if spread is None else spread
+
+    def _task(
+        self, segment: Segment, rows: Tensor, dataset: Dataset, basis: Tensor, spread: Tensor
+    ) -> SegmentTask:
         """For the observations `rows`, as far as they are among the beams."""
         observations, steps = dataset.observations, dataset.steps
         same = (observations.hkl[rows, None] == segment.hkl[None]).all(-1)
         rows, beams = rows[same.any(1)], same.long().argmax(1)[same.any(1)]
-        step = torch.arange(segment.first, segment.last, device=rows.device)
-        inside = (step >= observations.first[rows, None]) & (step < observations.last[rows, None])
-        window = inside * steps.weight[segment.first : segment.last]
+        window = self.windows.weights(segment, rows, spread)
         middle = (segment.first + segment.last) // 2
         r = segment.hkl.to(basis.dtype) @ basis[middle].T
         cosine = float(self.normals[middle] @ steps.beam[segment.crystal])
@@ -254,14 +251,21 @@ class Simulation:
         share = sum(map(cost, sample)) / max(1.0, sum(map(cost, self.tasks)))
         return found / max(share, 1e-9) / (self.plan.nproc * n_ranks())
 
-    def run(self, potential: Potential, basis: Tensor, thickness: Tensor) -> RockingSums:
-        """Intensities (M, T) at thicknesses (T,) [A] for orientations `basis` (K, 3, 3)."""
+    def run(
+        self, potential: Potential, basis: Tensor, thickness: Tensor, spread: Tensor | None = None
+    ) -> RockingSums:
+        """Intensities (M, T) at thicknesses (T,) [A] for orientations `basis` (K, 3, 3).
+
+        `spread` is the present mosaic spread about the rotation axis of each crystal (C,) [degree].
+        """
         dtype = self.dtype
         u = potential.to(dtype)
         basis, thickness = (x.to(dtype) for x in (basis, thickness))
+        spread = self._spread(spread)
 
         def work(task: SegmentTask) -> tuple[Tensor]:
             part, beam = slice(task.segment.first, task.segment.last), self._beam(task, dtype)
+            task = self.windows.at(task, spread)
             return (
                 segment_intensities(
                     task.to(dtype), basis[part], beam, u, thickness, self.wave_number
@@ -281,6 +285,8 @@ class Simulation:
         tilt_design: Tensor,
         thickness: Tensor,
         p: Tensor,
+        spread: Tensor | None = None,
+        spread_design: Tensor | None = None,
     ) -> RockingSums:
         """`run`, with derivatives of the intensities averaged over thickness.
 
@@ -289,6 +295,8 @@ class Simulation:
             axes: the a tilt axes of each step (K, a, 3).
             tilt_design: d(tilt) / d(orientation parameter) (a, K, P') [radian].
             p: thickness weights of each observation (M, T).
+            spread: as of `run`.
+            spread_design: d(spread) / d(orientation parameter) (C, P'); None: it is no parameter.
         """
         derivatives = potential_at(self.table.hkl[:1]).derivatives
         n_structure = 0 if derivatives is None else len(derivatives)
@@ -296,7 +304,8 @@ class Simulation:
 
         def work_at(hkl: Tensor) -> tuple[Work, Potential]:
             bare, potential = tabulated(potential_at, hkl, self.dtype)
-            return self._derivatives(potential, basis, axes, tilt_design, thickness, p), bare
+            work = self._derivatives(potential, basis, axes, tilt_design, thickness, p, spread, spread_design)
+            return work, bare
 
         entries = self.entries if n_structure else len(self.table.hkl)
         whole = work_at(self.table.hkl) if entries >= len(self.table.hkl) else None
@@ -313,14 +322,24 @@ class Simulation:
         return RockingSums(totals[0].values, totals[2] if n_structure else None, totals[1])
 
     def _derivatives(
-        self, potential: Potential, basis: Tensor, axes: Tensor, design: Tensor, thickness: Tensor, p: Tensor
+        self,
+        potential: Potential,
+        basis: Tensor,
+        axes: Tensor,
+        design: Tensor,
+        thickness: Tensor,
+        p: Tensor,
+        spread: Tensor | None,
+        spread_design: Tensor | None,
     ) -> Work:
         """Gives intensities (m, T) and derivatives by orientation (m, P') and structure (m, P) of a task."""
         dtype = self.dtype
         basis, axes, design, thickness, p = (x.to(dtype) for x in (basis, axes, design, thickness, p))
+        spread = self._spread(spread)
 
         def work(task: SegmentTask) -> tuple[Tensor, ...]:
             part = slice(task.segment.first, task.segment.last)
+            task = self.windows.at(task, spread)
             sums = segment_derivatives(
                 task.to(dtype),
                 basis[part],
@@ -333,6 +352,10 @@ class Simulation:
                 self.plan.workspace,
             )
             by_orientation = torch.einsum("mka,akp->mp", sums.by_tilt, design[:, part])
+            rates = None if spread_design is None else self.windows.rates(task.segment, task.rows, spread)
+            if rates is not None:
+                by_spread = (rates.to(dtype) * sums.of_steps).sum(1)
+                by_orientation += torch.outer(by_spread, spread_design[task.segment.crystal].to(dtype))
             by_structure = sums.intensity[:, :0] if sums.by_structure is None else sums.by_structure
             return sums.intensity, by_orientation, by_structure
 

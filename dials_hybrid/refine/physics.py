@@ -14,7 +14,6 @@ from dials_hybrid.refine.protocol import Outcome
 from dials_hybrid.refine.rvalues import r_values
 from dials_hybrid.refine.state import Inputs, Settings
 
-
 @dataclass(frozen=True)
 class Effect:
     """A calculation with one option switched off, all parameters but a common scale as they were refined."""
@@ -33,10 +32,16 @@ def effects(inputs: Inputs, settings: Settings, outcome: Outcome) -> list[Effect
         "inclined surface": replace(settings, surface=None),
         "form factors by Lobato & Van Dyck": replace(settings, form_factors="peng"),
     }
-    used = {name: variant for name, variant in off.items() if variant != settings}
+    used = {name: (inputs, variant) for name, variant in off.items() if variant != settings}
+    if settings.mosaic_points > 1 and inputs.measurement.blurred:
+        across = replace(inputs, measurement=inputs.measurement.without_blur())
+        used["mosaicity about the rotation axis"] = across, settings
     if not used:
         return []
-    return [_effect(name, variant, inputs, outcome) for name, variant in {"": settings, **used}.items()]
+    return [
+        _effect(name, variant, data, outcome)
+        for name, (data, variant) in {"": (inputs, settings), **used}.items()
+    ]
 
 
 @torch.no_grad()

@@ -77,7 +77,8 @@ def ideal_intensities(
         I(obs) = sum_k w_k(obs) sum_q p_q I_g(k, t_q f(phi))
 
     Args:
-        measurement: where each reflection lies in the scan; its intensities are not looked at.
+        measurement: where each reflection lies in the scan; its intensities are not looked at. Where its
+            runs are `blurred`, the mosaic spread is one about the rotation axis too.
         nproc: processes.
         dtype: floating-point precision of the propagation.
         progress: wraps the iteration over segments, to show it.
@@ -85,6 +86,7 @@ def ideal_intensities(
     dataset = measurement.dataset(numerics.rocking_step, numerics.mosaic_points)
     crystal = _crystal(atoms)
     basis = _true_basis(dataset.steps, specimen, scan_limits(measurement))
+    spread = dataset.steps.weight.new_full((dataset.steps.n_crystals,), specimen.mosaic_spread)
     origin = torch.zeros(1, 3, dtype=torch.long)
     u_0 = crystal.potential(origin, measurement.wavelength, False).u
     simulation = Simulation(
@@ -93,13 +95,15 @@ def ideal_intensities(
         basis,
         BeamPolicy(numerics.g_max, numerics.sg_max, 16, numerics.weak_sg_max),
         mean_inner_potential=float(u_0.real),
+        spread=spread,
         nproc=nproc,
         dtype=dtype,
         progress=progress,
     )
     interpolation = Chebyshev(specimen.thickness.largest, numerics.nodes)
     potential = crystal.potential(simulation.table.hkl, measurement.wavelength, False)
-    sums = simulation.run(potential, basis, torch.as_tensor(interpolation.nodes)).intensity.double().numpy()
+    nodes = torch.as_tensor(interpolation.nodes)
+    sums = simulation.run(potential, basis, nodes, spread).intensity.double().numpy()
     t, p = specimen.thickness.quadrature()
     reflections = measurement.reflections
     x = scaled_angle(reflections.angle, reflections.run, scan_limits(measurement))

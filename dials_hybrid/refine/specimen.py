@@ -104,7 +104,7 @@ class Specimen:
 
     thickness: StatedThickness
     misorientation: Misorientation = Misorientation()
-    mosaic_spread: float = 0.0  # standard deviation of tilts across the rotation axis [degree]
+    mosaic_spread: float = 0.0  # standard deviation of the tilts of blocks [degree]
 
 
 class Chebyshev:

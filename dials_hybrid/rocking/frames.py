@@ -8,8 +8,10 @@ Ewald sphere inside it when |S_g| in the middle is smaller than
 g_y the component of g across the rotation axis and the beam (in precession: across the beam).
 
 The intensity is summed over the rotation of the frame, or over whole rocking curves: those that end
-beyond it are then followed `margin` degrees further. A mosaic spread about the rotation axis moves a
-rocking curve as a whole, and leaves such a sum as it is.
+beyond it are then followed `margin` degrees further. A mosaic spread about the rotation axis moves
+rocking curves, which leaves the sum over a whole one as it is. One that ends with the frame it blurs
+there (`model.windows`), and steps beyond the ends count as well; not in precession, where a turn about
+the axis is no move along the cone.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dials_hybrid.rocking.sweep import Cut
+from dials_hybrid.rocking.sweep import BEYOND, Cut
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class VirtualFrames:
     precession: bool
     margin: float = 0.0  # [degree] beyond each end of a rotation that is summed over too
     used: np.ndarray | None = None  # (F,) bool: those that are cut into steps; None: all
+    blurred: bool = False  # whether a mosaic spread about the rotation axis acts at the ends of a rotation
 
     def __len__(self) -> int:
         return len(self.angle)
@@ -82,7 +85,8 @@ class VirtualFrames:
 
     def cut(self, step: float) -> Cut:
         """Equal steps of at most `step` degrees in each frame, taken at their midpoints."""
-        half = self.semi_angle if self.precession else self.semi_angle + self.margin
+        beyond = max(self.margin, BEYOND if self.blurred else 0.0)
+        half = self.semi_angle if self.precession else self.semi_angle + beyond
         length = 2.0 * half * (math.pi if self.precession else 1.0)
         n = np.ceil(length / step * (1.0 - 1e-9)).astype(int)  # as many as asked for, whatever the rounding
         if self.used is not None:
@@ -113,6 +117,12 @@ class VirtualFrames:
         """First step and the one behind the last (M,) of each reflection: those of its whole frame."""
         frame: np.ndarray = reflections.frame
         return np.searchsorted(cut.frame, frame), np.searchsorted(cut.frame, frame, side="right")
+
+    def edges(self, reflections) -> np.ndarray:
+        """Scan angles (M, 2) [degree] of the ends of a sum that a mosaic spread blurs; else infinite."""
+        frame = reflections.frame
+        half = self.semi_angle[frame] if self.blurred else np.full(len(frame), np.inf)
+        return self.angle[frame][:, None] + half[:, None] * [-1.0, 1.0]
 
 
 def shares(run: VirtualFrames, hkl: np.ndarray, frame: np.ndarray) -> np.ndarray:

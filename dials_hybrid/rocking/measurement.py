@@ -53,6 +53,15 @@ class Measurement:
         """Scan angle of the longest run [degree]."""
         return max(run.range for run in self.runs)
 
+    @property
+    def blurred(self) -> bool:
+        """Whether a mosaic spread about the rotation axis changes any of the windows."""
+        return any(run.blurred for run in self.runs)
+
+    def without_blur(self) -> Measurement:
+        """The same for a mosaic spread across the rotation axes alone."""
+        return replace(self, runs=tuple(replace(run, blurred=False) for run in self.runs))
+
     def comparable(self, run: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """hkl, and intensities and sigmas corrected by the Lorentz factor, of the reflections of a run."""
         own = _whole(self.reflections.select(self.reflections.run == run))
@@ -65,11 +74,13 @@ class Measurement:
         step = min(step, float(reflections.half_width.min()) / _STEPS_IN_HALF_WIDTH)
         cuts = [run.cut(run.suitable(step, mosaic_points)) for run in self.runs]
         first, last = np.zeros((2, len(reflections)), dtype=np.int64)
+        edges = np.zeros((len(reflections), 2))
         start = 0
         for index, (run, cut) in enumerate(zip(self.runs, cuts, strict=True)):
             own = reflections.run == index
             low, high = run.windows(cut, reflections.select(own))
             first[own], last[own] = start + low, start + high
+            edges[own] = run.edges(reflections.select(own))
             start += len(cut)
         steps = RockingSteps(
             basis=_tensor(np.concatenate([cut.basis for cut in cuts])),
@@ -93,6 +104,7 @@ class Measurement:
             frame=torch.as_tensor(reflections.frame),
             share=_tensor(reflections.share),
             free=torch.zeros(len(reflections), dtype=torch.bool),
+            edges=_tensor(edges) if np.isfinite(edges).any() else None,
         )
         return Dataset(steps, observations, self.wavelength, self.n_rows, dict(self.rejected))
 

@@ -8,6 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
+# How far steps of virtual frames go on where their ends are blurred [degree]: four times a spread of 0.1.
+BEYOND = 0.4
+_AT_END = 1e-6  # [degree]
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -38,6 +42,7 @@ class Sweep:
     phi_0: float  # scan angle at array index 0 [degree]
     width: float  # rotation of an image [degree]
     by_image: bool = False  # whether its observations are of single images
+    blurred: bool = False  # whether a mosaic spread about the rotation axis acts at the edges of windows
 
     @property
     def range(self) -> float:
@@ -91,3 +96,15 @@ class Sweep:
         if self.width < 0:
             low, high = len(cut) - high, len(cut) - low
         return low, high
+
+    def edges(self, reflections) -> np.ndarray:
+        """Scan angles (M, 2) [degree] of the edges of windows that a mosaic spread blurs; else infinite.
+
+        At the ends of the scan there are no steps beyond, and windows end as they do without.
+        """
+        half_width = reflections.half_width if self.blurred else np.full(len(reflections), np.inf)
+        edges = reflections.angle[:, None] + half_width[:, None] * [-1.0, 1.0]
+        first, last = sorted((self.angle(self.z[0]), self.angle(self.z[-1])))
+        edges[edges[:, 0] < first + _AT_END, 0] = -np.inf
+        edges[edges[:, 1] > last - _AT_END, 1] = np.inf
+        return edges

@@ -10,6 +10,7 @@ import torch
 
 pytest.importorskip("dials.array_family.flex")
 
+from pets_files import PetsFile
 from problems import small_problem
 
 import libtbx.phil
@@ -17,10 +18,13 @@ import libtbx.phil
 from dials.array_family import flex
 from dxtbx.model.experiment_list import ExperimentListFactory
 
+from dials_hybrid.io.pets import read_pets
+from dials_hybrid.io.reflections import read_reflections
 from dials_hybrid.io.structure import read_structure
 from dials_hybrid.model.surface import normals
 from dials_hybrid.phil import phil_scope
-from dials_hybrid.prepare import all_measured, resolve_settings
+from dials_hybrid.prepare import all_measured, measured_frames, resolve_settings
+from dials_hybrid.presets import PRESETS
 
 
 def parameters(*text):
@@ -92,3 +96,47 @@ def test_every_row_is_counted(quartz):
 def test_images_need_rocking_curves(quartz):
     with pytest.raises(ValueError, match="no rocking curves"):
         all_measured(*quartz, parameters("data.intensity=images"))
+
+
+FRAMES = "data.frame_window=frame"
+
+
+@pytest.mark.parametrize(
+    ("text", "blurred"),
+    [
+        ([], False),
+        ([FRAMES], True),
+        ([FRAMES, "orientation.mosaic_directions=across"], False),
+        ([FRAMES, "orientation.mosaic_points=1"], False),
+        (["data.frame_window=curve", "orientation.mosaic_directions=both"], False),
+        (list(PRESETS["jana"]), False),
+    ],
+)
+def test_a_mosaic_spread_blurs_the_ends_of_virtual_frames(tmp_path, text, blurred):
+    """Neighbouring frames of this file list the same intensities: by default they are whole curves."""
+    (tmp_path / "made.cif_pets").write_text(PetsFile().text())
+    data = read_pets(tmp_path / "made.cif_pets")
+    (run,) = measured_frames(data, parameters(*text)).runs
+    assert run.blurred == blurred
+    precession = replace(data, frames=replace(data.frames, precession=True))
+    assert not measured_frames(precession, parameters(*text)).runs[0].blurred
+
+
+@pytest.mark.parametrize(
+    ("text", "blurred"), [([], False), (["both"], True), (["across"], False), (["auto"], False)]
+)
+def test_a_mosaic_spread_blurs_whole_rocking_curves_on_request(quartz, text, blurred):
+    text = [f"orientation.mosaic_directions={word}" for word in text]
+    measurement = all_measured(*quartz, parameters(*text))
+    assert measurement.blurred == blurred
+    assert (measurement.dataset(1.0, 1).observations.edges is not None) == blurred
+
+
+def test_a_mosaic_spread_blurs_single_images(quartz, monkeypatch):
+    def read(table, sweeps, **limits):
+        return read_reflections(table, sweeps, column="sum", half_width=[0.5], min_partiality=0.99, **limits)
+
+    monkeypatch.setattr("dials_hybrid.prepare.read_rocking_curves", read)
+    images = "data.intensity=images"
+    assert all_measured(*quartz, parameters(images)).blurred
+    assert not all_measured(*quartz, parameters(images, "orientation.mosaic_directions=across")).blurred

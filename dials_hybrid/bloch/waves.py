@@ -158,8 +158,8 @@ def derivatives(
     if algorithm == "eigen forward":
         sums = segment_tangents(coupling, diagonal, directions, d_diagonal, *arguments, workspace)
     elif algorithm == "eigen adjoint":
-        *gradients, of_steps = eigen.segment_gradients(coupling, diagonal, *arguments, workspace)
-        sums = *_from_gradients(*gradients, directions, d_diagonal, workspace), of_steps
+        intensity, g, by_step, of_steps = eigen.segment_gradients(coupling, diagonal, *arguments, workspace)
+        sums = *_from_gradients(intensity, g, by_step, directions, d_diagonal, workspace), of_steps
     else:
         expansion = jacobian.Expansion.of_matrices(
             coupling, diagonal, thickness, p, beams, wave_number, hermitian=hermitian

@@ -352,9 +352,9 @@ class Simulation:
                 self.plan.workspace,
             )
             by_orientation = torch.einsum("mka,akp->mp", sums.by_tilt, design[:, part])
-            rates = None if spread_design is None else self.windows.rates(task.segment, task.rows, spread)
-            if rates is not None:
-                by_spread = (rates.to(dtype) * sums.of_steps).sum(1)
+            if spread_design is not None and self.windows.blurred is not None:
+                rates = self.windows.rates(task.segment, task.rows, spread).to(dtype)
+                by_spread = torch.einsum("mk,mk->m", rates, sums.of_steps)
                 by_orientation += torch.outer(by_spread, spread_design[task.segment.crystal].to(dtype))
             by_structure = sums.intensity[:, :0] if sums.by_structure is None else sums.by_structure
             return sums.intensity, by_orientation, by_structure

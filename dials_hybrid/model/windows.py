@@ -51,7 +51,7 @@ class Windows:
             s = torch.where(spread == 0.0, 0.0, spread.detach().abs().clamp(min=_SMALLEST))
             reach = _REACH * torch.sqrt(s**2 + float(self.steps.weight.max()) ** 2 / 12.0)
             outwards = torch.stack([-reach, reach], dim=1)[self.observations.crystal]
-            self._reached = edges + outwards.to(edges)
+            self._edges, self._reached = edges, edges + outwards.to(edges)
 
     def rows(self, segment: Segment) -> Tensor:
         """Observations (m,) whose windows overlap with the segment."""
@@ -76,10 +76,8 @@ class Windows:
         low, high, _ = self._deviates(segment, rows, spread)
         return self._inside(segment, rows) * weight * (torch.special.ndtr(high) - torch.special.ndtr(low))
 
-    def rates(self, segment: Segment, rows: Tensor, spread: Tensor) -> Tensor | None:
-        """dw/ds (m, K) of the same; None where no window changes."""
-        if self.blurred is None:
-            return None
+    def rates(self, segment: Segment, rows: Tensor, spread: Tensor) -> Tensor:
+        """dw/ds (m, K) of the same, where windows are blurred."""
         low, high, variance = self._deviates(segment, rows, spread)
         slope = _slope(low) - _slope(high)
         weight = self.steps.weight[segment.first : segment.last]
@@ -106,8 +104,7 @@ class Windows:
         """u_a and u_b (m, K), and sigma^2 (K,) [degree^2]."""
         part = slice(segment.first, segment.last)
         variance = spread[segment.crystal] ** 2 + self.steps.weight[part] ** 2 / 12.0
-        edges = self.observations.edges[rows]
-        u = (edges[..., None] - self.steps.angle[part]) / variance.sqrt()
+        u = (self._edges[rows, :, None] - self.steps.angle[part]) / variance.sqrt()
         low, high = u.clamp(-_FAR, _FAR).unbind(1)
         return low, high, variance
 

@@ -14,6 +14,7 @@ from dials_hybrid.refine.protocol import Outcome
 from dials_hybrid.refine.rvalues import r_values
 from dials_hybrid.refine.state import Inputs, Settings
 
+
 @dataclass(frozen=True)
 class Effect:
     """A calculation with one option switched off, all parameters but a common scale as they were refined."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from problems import SETTINGS, small_problem
@@ -26,6 +27,22 @@ def test_each_option_in_use_is_left_out_in_turn(outcome):
     names = ["mosaicity", "absorption", "form factors by Lobato & Van Dyck"]
     assert [each.without for each in without] == names
     assert all(each.r1_obs != as_refined.r1_obs and each.seconds > 0.0 for each in without)
+
+
+def test_mosaicity_about_the_rotation_axis_is_left_out_alone():
+    inputs, settings = small_problem().inputs, replace(SETTINGS, max_cycles=1, mosaic_points=3)
+    runs = tuple(replace(run, blurred=True) for run in inputs.measurement.runs)
+    narrow = replace(
+        inputs.measurement.reflections, half_width=np.full(len(inputs.measurement.reflections), 0.3)
+    )
+    inputs = replace(inputs, measurement=replace(inputs.measurement, runs=runs, reflections=narrow))
+    outcome = Protocol(inputs, settings).run()
+    as_refined, across, about = effects(inputs, settings, outcome)
+    assert (across.without, about.without) == ("mosaicity", "mosaicity about the rotation axis")
+    assert len({each.r1_obs for each in (as_refined, across, about)}) == 3
+    assert "mosaicity about the rotation axis" not in {
+        each.without for each in effects(inputs, replace(settings, mosaic_points=1, absorption=1.0), outcome)
+    }
 
 
 def test_as_refined_is_the_outcome_but_for_precision_and_scale(outcome):

@@ -13,6 +13,8 @@ from synthetic import quartz
 from dials_hybrid.refine.absolute_structure import other_hand
 from dials_hybrid.refine.build import Builder
 from dials_hybrid.refine.protocol import Protocol
+from dials_hybrid.refine.simulate import Counting, Numerics, counted, ideal_intensities
+from dials_hybrid.refine.specimen import Specimen, StatedThickness
 from dials_hybrid.refine.state import State
 from dials_hybrid.rocking.measurement import Measurement, unmirrored
 
@@ -71,6 +73,44 @@ def test_rocking_curves_refine():
             assert abs(found[place] - true[place]) < 4.0 * su < 0.008, name
     assert len(outcome.hybrid.dataset.observations) > 2 * len(inputs.measurement.reflections)
     assert outcome.fit.goodness_of_fit == pytest.approx(1.0, abs=0.2)
+
+
+def mosaic_images() -> Measurement:
+    """Images of half a degree of a crystal with a mosaic spread of 0.1 degree in both directions, counted."""
+    run = replace(_run(), by_image=True, blurred=True)
+    run = replace(run, z=2.0 * run.z, width=0.5 * run.width)
+    whole = small_problem().inputs.measurement.reflections
+    middle = np.floor((whole.angle - run.phi_0) / run.width)
+    image = (middle[:, None] + np.arange(-2, 3)).ravel()
+    reflections = replace(
+        whole.select(np.repeat(np.arange(len(whole)), 5)),
+        angle=run.angle(image + 0.5),
+        half_width=np.full(len(image), 0.25),
+    )
+    images = replace(small_problem().inputs.measurement, runs=(run,), reflections=reflections)
+    specimen = Specimen(StatedThickness("flat", 250.0), mosaic_spread=0.1)
+    numerics = Numerics(SETTINGS.g_max, SETTINGS.sg_max, 0.02, 15, 40)
+    expected, _ = ideal_intensities(images, quartz(), specimen, numerics)
+    counts = 3e4 * expected / expected.max()
+    measured = counted(counts, np.full(len(counts), 20.0), Counting(), np.random.default_rng(0))
+    return replace(images, reflections=replace(reflections, intensity=measured[0], sigma=measured[1]))
+
+
+def test_the_mosaic_spread_in_both_directions_comes_back():
+    """With that across the rotation axis alone, the fit is worse and says less about it."""
+    images = mosaic_images()
+    settings = replace(SETTINGS, mosaic_points=5, mosaic_spread=0.04, max_cycles=5, rocking_step=0.05)
+    spread, su, fit = {}, {}, {}
+    for name, measured in {"both": images, "across": images.without_blur()}.items():
+        outcome = Protocol(replace(small_problem().inputs, measurement=measured), settings).run()
+        place = outcome.hybrid.slices()["orientation"].stop - 1
+        spread[name] = abs(outcome.hybrid.orientation.mosaic.item())
+        su[name] = float(outcome.fit.covariance[place, place].sqrt())
+        fit[name] = outcome.fit.goodness_of_fit
+    print(f"\nspread {spread}, s.u. {su}, GoF {fit}")
+    assert abs(spread["both"] - 0.1) < 4.0 * su["both"] < 0.02
+    assert fit["both"] == pytest.approx(1.0, abs=0.15)
+    assert fit["across"] > 1.5 * fit["both"] and su["across"] > 2.0 * su["both"]
 
 
 def intensities(inputs):

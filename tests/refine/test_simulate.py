@@ -230,6 +230,30 @@ def test_mosaicity_is_the_average_over_misorientations(measurement):
     assert r_of_f(mosaic, average) < 0.3 * r_of_f(perfect, average)
 
 
+def test_mosaicity_about_the_axis_is_the_average_over_turned_crystals(measurement):
+    """Windows on the flank of a curve, blurred, against sharp ones of crystals turned about the axis."""
+    law, spread = StatedThickness("flat", 400.0), 0.15
+    (sweep,), own = measurement.runs, measurement.reflections
+    flank = np.round(own.angle + 0.6, 2)  # sharp windows end with a step
+    own = replace(own, angle=flank, half_width=np.full(len(own), 0.4)).select(np.abs(own.angle) < 4.0)
+    single = replace(measurement, reflections=own)
+    numerics = replace(FINE, sg_max=0.03)
+
+    def calculated(sweep, spread=0.0):
+        specimen = Specimen(law, mosaic_spread=spread)
+        return ideal_intensities(replace(single, runs=(sweep,)), quartz(), specimen, numerics)[0]
+
+    turn, weight = np.polynomial.hermite_e.hermegauss(12)
+    turns = Rotation.from_rotvec(np.radians(spread * turn)[:, None] * sweep.rotation_axis).as_matrix()
+    average = np.average(
+        [calculated(replace(sweep, rotations=turn @ sweep.rotations)) for turn in turns],
+        axis=0,
+        weights=weight,
+    )
+    blurred, sharp = calculated(replace(sweep, blurred=True), spread), calculated(sweep)
+    assert r_of_f(blurred, average) < 0.002 < 0.02 < r_of_f(sharp, average)
+
+
 def test_convergence_says_what_coarser_numerics_change(measurement):
     specimen = Specimen(StatedThickness("normal", 250.0, 80.0))
     found = convergence(measurement, quartz(), specimen, FINE, part=1.0)

@@ -49,6 +49,19 @@ def test_rocking_curves_are_followed_beyond_a_frame():
     np.testing.assert_array_equal(replace(precessed, margin=0.2).cut(0.3).basis, precessed.cut(0.3).basis)
 
 
+def test_blurred_ends_have_steps_beyond_them():
+    run, wide = replace(frames(), blurred=True), frames(semi_angle=(1.4, 0.9, 1.9))
+    np.testing.assert_allclose(run.cut(0.3).basis, wide.cut(0.3).basis, atol=1e-12)
+    made = reflections([(1, 0, 2), (1, 1, 2)], [2, 0])
+    np.testing.assert_allclose(run.edges(made), [[1.5, 4.5], [-3.0, -1.0]])
+    assert np.isinf(frames().edges(made)).all()
+    assert Measurement((frames(),), made, WAVELENGTH, 2).dataset(0.3, 1).observations.edges is None
+    measurement = Measurement((frames(), run), replace(made, run=np.array([0, 1])), WAVELENGTH, 2)
+    edges = measurement.dataset(0.3, 1).observations.edges.tolist()
+    assert edges == [[-np.inf, np.inf], [-3.0, -1.0]]
+    assert measurement.blurred and not measurement.without_blur().blurred
+
+
 def test_frames_that_are_not_used_are_not_cut():
     run = replace(frames(), used=np.array([True, False, True]))
     cut, whole = run.cut(0.3), frames().cut(0.3)

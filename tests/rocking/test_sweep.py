@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,16 @@ from scipy.spatial.transform import Rotation
 from dials_hybrid.rocking.sweep import Sweep
 
 N_IMAGES = 8
+
+
+class Windows(SimpleNamespace):
+    """Of reflections: all that a sweep asks for."""
+
+    def __init__(self, angle, half_width):
+        super().__init__(angle=angle, half_width=half_width)
+
+    def __len__(self) -> int:
+        return len(self.angle)
 
 
 def make_sweep(width: float = 0.7, axis=(1.0, 0.0, 0.0)) -> Sweep:
@@ -50,3 +61,15 @@ def test_windows_hold_the_steps_near_an_angle(width):
     for i in range(3):
         inside = np.flatnonzero(np.abs(cut.angle - angle[i]) < half[i])
         assert (first[i], last[i]) == (inside[0], inside[-1] + 1)
+
+
+@pytest.mark.parametrize("width", [0.7, -0.7])
+def test_edges_of_windows_are_blurred_within_the_scan(width):
+    sweep = replace(make_sweep(width), blurred=True)
+    angle = -5.0 + width * np.array([0.5, 2.0, N_IMAGES - 0.25])
+    made = Windows(angle, np.array([0.35, 0.3, 0.5]))
+    low, high = sweep.edges(made)[:, :: 1 if width > 0 else -1].T
+    sign = np.sign(width)
+    np.testing.assert_allclose(low, [-sign * np.inf, angle[1] - sign * 0.3, angle[2] - sign * 0.5])
+    np.testing.assert_allclose(high, [angle[0] + sign * 0.35, angle[1] + sign * 0.3, sign * np.inf])
+    assert np.isinf(make_sweep(width).edges(made)).all()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -210,3 +211,16 @@ def test_results_that_make_no_sense(result_file, problem, path, value):
     write_archive(result_file, header, arrays)
     with pytest.raises(ValueError, match=f"damaged, or not a {kind}"):
         read_result(result_file, problem.inputs)
+
+
+@pytest.mark.parametrize("edge", [-3.0, -math.inf, math.nan])
+def test_edges_of_windows_are_numbers_or_infinite(outcome, problem, tmp_path, edge):
+    finished = Finished.of(outcome, settings=problem.settings, seconds={}, versions=versions(), figures={})
+    edges = torch.full((len(finished.observations), 2), edge, dtype=torch.float64)
+    path = tmp_path / "result.npz"
+    write_result(path, replace(finished, observations=replace(finished.observations, edges=edges)))
+    if math.isnan(edge):
+        with pytest.raises(ValueError, match="damaged"):
+            read_result(path, problem.inputs)
+    else:
+        assert torch.equal(read_result(path, problem.inputs)[1].observations.edges, edges)

@@ -142,6 +142,24 @@ def test_virtual_frames_of_the_same_crystal(tmp_path):
     assert np.median(pairs[:, 0] / pairs[:, 1]) < 1.2
 
 
+def test_a_mosaic_spread_in_both_directions_changes_narrow_windows_only():
+    def made(*text):
+        mosaic = "mosaic_spread=0.1", "numerics.mosaic_points=3", "counts.noise=False"
+        return simulate(experiments(), quartz_structure(), parameters(*mosaic, *text))
+
+    narrow = "rocking_width=0.2"
+    across, both = made(narrow), made(narrow, "mosaic_directions=both")
+    assert (across[2]["mosaic_directions"], both[2]["mosaic_directions"]) == ("across", "both")
+    wide = made("rocking_width=1"), made("rocking_width=1", "mosaic_directions=both")
+
+    def difference(pair):
+        (_, _, first), (_, _, second) = pair
+        f = [np.sqrt(np.array(truth["intensities"]) / truth["scale"]) for truth in (first, second)]
+        return np.abs(f[0] - f[1]).sum() / f[0].sum()
+
+    assert difference(wide) < 0.004 < 0.02 < difference((across, both))
+
+
 def other_cell():
     structure = xray.structure(
         crystal.special_position_settings(crystal.symmetry((6.0, 6.0, 5.405, 90, 90, 120), "P 32 2 1"))

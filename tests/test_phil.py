@@ -96,7 +96,14 @@ def test_values_with_a_meaning_pass(text):
 
 
 @pytest.mark.parametrize(
-    "path", ["data.frame_window", "structure.adp", "absolute_structure", "thickness.model"]
+    "path",
+    [
+        "data.frame_window",
+        "structure.adp",
+        "absolute_structure",
+        "thickness.model",
+        "orientation.mosaic_directions",
+    ],
 )
 def test_auto_of_a_choice_is_a_choice(path):
     params = extract(f"{path} = Auto")

@@ -79,6 +79,8 @@ def steps(images: float) -> RockingSteps:
         angle=angle,
         crystal=torch.zeros(n, dtype=torch.long),
         frame=torch.full((n,), -1),
+        next_frame=torch.full((n,), -1),
+        part=torch.zeros(n, dtype=torch.float64),
         mosaic=torch.zeros(n, dtype=torch.float64),
         beam=BEAM[None],
         rotation_axis=axis[None],

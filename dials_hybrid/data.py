@@ -124,6 +124,8 @@ class RockingSteps(_Tensors):
     angle: Tensor  # (K,) scan angle [degree]
     crystal: Tensor  # (K,) int
     frame: Tensor  # (K,) int, virtual frame of the crystal; -1 in a sweep
+    next_frame: Tensor  # (K,) int, the one that has the step in common with it (itself at an end); -1: none
+    part: Tensor  # (K,) of the way from the middle of the one to that of the other
     mosaic: Tensor  # (K,) standard normal deviate: tilt of this step in units of the mosaic spread
     beam: Tensor  # (C, 3) unit vector along the incident beam, one a crystal
     rotation_axis: Tensor  # (C, 3) unit vector, one a crystal
@@ -137,7 +139,7 @@ class RockingSteps(_Tensors):
 
     def frames(self) -> Tensor:
         """Crystal and number of each virtual frame (F, 2)."""
-        return _frames(self.crystal, self.frame)
+        return _frames(self.crystal.repeat(2), torch.cat([self.frame, self.next_frame]))
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,8 @@ data {
   frame_window = *auto frame curve
     .type = choice
     .help = "Virtual frames: sum calculated intensities over the rotation of the frame, or over whole rocking"
-            "curves, also where they end beyond it. Auto: as a whole where neighbouring frames list the same"
-            "intensity of a reflection."
+            "curves, also where they end beyond it; overlapping frames are then calculated as one rotation."
+            "Auto: as a whole where neighbouring frames list the same intensity of a reflection."
     .expert_level = 1
   frames = None
     .type = strings
@@ -164,8 +164,8 @@ orientation {
     .expert_level = 1
   frame_restraint = 0.05
     .type = float(value_min=0.0001)
-    .help = "Standard deviation of the prior on the two tilts of each virtual frame [degree]. None: no"
-            "such tilts."
+    .help = "Standard deviation of the prior on the tilts of each virtual frame [degree]: two, or where whole"
+            "rocking curves are summed the one across the rotation axis. None: no such tilts."
     .expert_level = 1
   mosaic_points = 5
     .type = int(value_min=1)

@@ -80,6 +80,13 @@ def measured_frames(data: PetsData, params) -> Measurement:
         run = replace(run, margin=_margin(run, params.data.rsg))
     elif not run.precession:
         run = replace(run, blurred=_blurred(params, True))
+    if run.whole_curves:
+        frame = reflections.frame
+        reflections = replace(
+            reflections,
+            angle=run.crossing(frame, reflections.hkl, data.wavelength),
+            half_width=run.semi_angle[frame] + run.margin,
+        )
     return Measurement((run,), reflections, data.wavelength, len(data), rows.counts)
 
 
@@ -188,7 +195,7 @@ def resolve_settings(params, sample: Dataset) -> Settings:
         form_factors=params.structure.form_factors,
         **_absorption(params.absorption),
         absolute_structure=params.absolute_structure == "auto",
-        rocking_step=_auto(params.beams.rocking_step, _frame_step(params, steps)),
+        rocking_step=_auto(params.beams.rocking_step, _frame_step(params, sample)),
         mosaic_points=params.orientation.mosaic_points,
         mosaic_spread=params.orientation.mosaic_spread,
         tilt_nodes=_auto(params.orientation.tilt_nodes, min(12, max(2, 1 + round(scan / 20)))),
@@ -215,16 +222,15 @@ def resolve_settings(params, sample: Dataset) -> Settings:
     )
 
 
-def _frame_step(params, steps: RockingSteps) -> float | None:
+def _frame_step(params, sample: Dataset) -> float | None:
     """Rocking step of beams.frame_steps [degree]; None without it, or without frames."""
-    n, frames = params.beams.frame_steps, steps.frames()
-    if n is None or not len(frames):
+    steps, observations = sample.steps, sample.observations
+    n, of_frame = params.beams.frame_steps, observations.frame >= 0
+    if n is None or not of_frame.any():
         return None
-    lengths = [
-        float(steps.weight[(steps.crystal == crystal) & (steps.frame == frame)].sum())
-        for crystal, frame in frames
-    ]
-    return min(lengths) / (n * params.orientation.mosaic_points)
+    swept = torch.nn.functional.pad(steps.weight.cumsum(0), (1, 0))
+    lengths = (swept[observations.last] - swept[observations.first])[of_frame]
+    return float(lengths.min()) / (n * params.orientation.mosaic_points)
 
 
 def _surface(texts: list[str | None], steps: RockingSteps) -> tuple[tuple[float, ...], ...] | None:

@@ -34,11 +34,11 @@ def reflections(hkl, angle, frame, half_width) -> Reflections:
     )
 
 
-def measured_frames() -> Measurement:
-    """Three frames, two of them overlapping."""
+def measured_frames(margin=None) -> Measurement:
+    """Three frames, two of them overlapping; with a margin of whole rocking curves."""
     angle = np.array([-1.0, -0.6, 0.5])
     basis = turns(angle) @ turned(ATOMS, 0.3, -0.5, 0.2).numpy()
-    run = VirtualFrames(basis, angle, np.full(3, 0.3), BEAM.numpy(), ROTATION_AXIS.numpy(), False)
+    run = VirtualFrames(basis, angle, np.full(3, 0.3), BEAM.numpy(), ROTATION_AXIS.numpy(), False, margin)
     frame, which = np.indices((3, len(HKL))).reshape(2, -1)
     s_g, swept = run.excitation(frame, HKL[which], WAVELENGTH)
     inside = np.abs(s_g) < 0.9 * swept

@@ -135,6 +135,8 @@ def sweep(basis: Tensor, *, n: int, width: float, crystal: int = 0) -> RockingSt
         angle=angle + 10.0 * crystal,
         crystal=torch.full((n,), crystal),
         frame=torch.full((n,), -1),
+        next_frame=torch.full((n,), -1),
+        part=torch.zeros(n, dtype=torch.float64),
         mosaic=five_quantiles[(torch.arange(n) - n // 2) % 5],
         beam=BEAM[None],
         rotation_axis=ROTATION_AXIS[None],

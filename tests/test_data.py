@@ -16,6 +16,8 @@ def dataset() -> Dataset:
         angle=torch.linspace(0, 1, K, dtype=torch.float64),
         crystal=torch.zeros(K, dtype=torch.long),
         frame=torch.full((K,), -1),
+        next_frame=torch.full((K,), -1),
+        part=torch.zeros(K, dtype=torch.float64),
         mosaic=torch.zeros(K, dtype=torch.float64),
         beam=torch.tensor([[0.0, 0.0, -1.0]], dtype=torch.float64),
         rotation_axis=torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64),

@@ -146,3 +146,28 @@ def test_frames_without_reflections_have_no_steps_and_no_tilts(tmp_path, frames,
     dataset = measured_frames(read_pets(tmp_path / "made.cif_pets"), params).dataset(0.1, 1)
     assert dataset.steps.frames()[:, 1].tolist() == left
     assert set(dataset.observations.frame.tolist()) == set(left)
+
+
+def test_a_measurement_has_one_window_whichever_frame_lists_it(tmp_path):
+    """Whole rocking curves, as far to both sides; in frames alone the window is that of the frame."""
+    (tmp_path / "made.cif_pets").write_text(PetsFile().text())
+    data = read_pets(tmp_path / "made.cif_pets")
+    for window, together in (("curve", True), ("frame", False)):
+        measurement = measured_frames(data, parameters(f"data.frame_window={window}", "data.rsg=0.9"))
+        made, dataset = measurement.reflections, measurement.dataset(0.01, 1)
+        keys = [tuple(h) for h in made.hkl.tolist()]
+        pairs = [
+            (i, j)
+            for i in range(len(made))
+            for j in range(i)
+            if keys[i] == keys[j] and {made.frame[i], made.frame[j]} == {0, 1}
+        ]
+        assert len(pairs) > 3
+        # the frames are turned by 0.15 degree against each other, which moves what lies near the axis
+        lever = measurement.runs[0].lever(made)
+        first, last = dataset.observations.first, dataset.observations.last
+        apart = [abs(int(first[i] - first[j])) for i, j in pairs if lever[i] > 0.2]
+        assert (max(apart) < 60) == together
+        half = 0.5 * (dataset.steps.angle[last - 1] - dataset.steps.angle[first]).numpy()
+        expected = made.half_width
+        assert (abs(half - expected) < 0.05).mean() > 0.5 and (half < expected + 0.05).all()

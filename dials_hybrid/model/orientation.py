@@ -55,12 +55,12 @@ class Orientation(nn.Module):
         dtype = steps.angle.dtype
         self.tilt = nn.Parameter(torch.zeros(steps.n_crystals, n_nodes, dtype=dtype))
         n_frames = 0 if frame_restraint is None else len(steps.frames())
-        self.frame_tilt = nn.Parameter(torch.zeros(n_frames, 2, dtype=dtype))
+        n_axes = 2 if n_frames and _alone(steps).any() else 1
+        self.frame_tilt = nn.Parameter(torch.zeros(n_frames, n_axes, dtype=dtype))
         self.mosaic = None
         if mosaic_spread is not None:
             start = torch.full((steps.n_crystals,), mosaic_spread, dtype=dtype)
             self.mosaic = nn.Parameter(start)
-        n_axes = 2 if n_frames else 1
         self.register_buffer("_design", self._design_matrix(steps, n_axes))
         axes = tilt_axes(steps.beam, steps.rotation_axis)
         self.register_buffer("axes", axes[steps.crystal][:, :n_axes])
@@ -69,7 +69,7 @@ class Orientation(nn.Module):
         """Tilts of each step [degree] by each parameter of this module, (axes, K, P)."""
         columns = [self._smooth(steps, n_axes)]
         if self.frame_tilt.numel():
-            columns.append(_of_each_frame(steps))
+            columns.append(_of_each_frame(steps, n_axes))
         if self.mosaic is not None:
             own = steps.crystal[:, None] == torch.arange(steps.n_crystals, device=steps.crystal.device)
             tilts = steps.angle.new_zeros(n_axes, len(steps), steps.n_crystals)
@@ -131,11 +131,22 @@ class Orientation(nn.Module):
         return torch.zeros_like(sigma), sigma
 
 
-def _of_each_frame(steps: RockingSteps) -> Tensor:
-    """Tilts (2, K, 2 F) by the two tilts of each of F frames."""
+def _alone(steps: RockingSteps) -> Tensor:
+    """(K,) bool: of one virtual frame alone."""
+    return (steps.frame >= 0) & (steps.next_frame < 0)
+
+
+def _of_each_frame(steps: RockingSteps, n_axes: int) -> Tensor:
+    """Tilts (n_axes, K, n_axes F) by the tilts of each of F frames."""
     frames = steps.frames()
-    own = (steps.crystal[:, None] == frames[:, 0]) & (steps.frame[:, None] == frames[:, 1])
-    tilts = steps.angle.new_zeros(2, len(steps), len(frames), 2)
-    for axis in range(2):
-        tilts[axis, :, :, axis] = own.to(tilts.dtype)
+    of_crystal = steps.crystal[:, None] == frames[:, 0]
+    own, other = (
+        (of_crystal & (number[:, None] == frames[:, 1])).to(steps.part)
+        for number in (steps.frame, steps.next_frame)
+    )
+    part = steps.part[:, None]
+    tilts = steps.angle.new_zeros(n_axes, len(steps), len(frames), n_axes)
+    tilts[ACROSS, :, :, ACROSS] = (1.0 - part) * own + part * other
+    if n_axes > 1:
+        tilts[1, :, :, 1] = torch.where(_alone(steps)[:, None], own, 0.0)
     return tilts.flatten(2)

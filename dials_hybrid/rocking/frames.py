@@ -7,11 +7,13 @@ Ewald sphere inside it when |S_g| in the middle is smaller than
 
 g_y the component of g across the rotation axis and the beam (in precession: across the beam).
 
-The intensity is summed over the rotation of the frame, or over whole rocking curves: those that end
-beyond it are then followed `margin` degrees further. A mosaic spread about the rotation axis moves
-rocking curves, which leaves the sum over a whole one as it is. One that ends with the frame it blurs
-there (`model.windows`), and steps beyond the ends count as well; not in precession, where a turn about
-the axis is no move along the cone.
+The intensity is summed over the rotation of the frame, or over the whole rocking curve: as far to either
+side of where the reflection crosses the Ewald sphere, whichever frames list it, and `margin` degrees beyond
+the ends of a frame. Frames that overlap then have their rocking steps in common (see `overlap`).
+
+A mosaic spread about the rotation axis moves rocking curves, which leaves the sum over a whole one as it
+is. One that ends with the frame it blurs there (`model.windows`), and steps beyond the ends count as well;
+not in precession, where a turn about the axis is no move along the cone.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from dials_hybrid.rocking import overlap
 from dials_hybrid.rocking.sweep import BEYOND, Cut
 
 
@@ -35,12 +38,18 @@ class VirtualFrames:
     beam: np.ndarray  # (3,) unit vector
     rotation_axis: np.ndarray  # (3,) unit vector
     precession: bool
-    margin: float = 0.0  # [degree] beyond each end of a rotation that is summed over too
+    # Of whole rocking curves: [degree] beyond each end of a rotation that is summed over too.
+    margin: float | None = None
     used: np.ndarray | None = None  # (F,) bool: those that are cut into steps; None: all
     blurred: bool = False  # whether a mosaic spread about the rotation axis acts at the ends of a rotation
 
     def __len__(self) -> int:
         return len(self.angle)
+
+    @property
+    def whole_curves(self) -> bool:
+        """Whether whole rocking curves are summed."""
+        return self.margin is not None and not self.precession
 
     @property
     def range(self) -> float:
@@ -63,6 +72,12 @@ class VirtualFrames:
         s_g = -(r @ self.beam + 0.5 * wavelength * (r**2).sum(1))
         return s_g, self._lever(r) * np.sin(np.radians(self.semi_angle[frame]))
 
+    def crossing(self, frame: np.ndarray, hkl: np.ndarray, wavelength: float) -> np.ndarray:
+        """Scan angle (M,) [degree] where reflections that are near it cross the Ewald sphere."""
+        r = self._in_laboratory(frame, hkl)
+        s_g, _ = self.excitation(frame, hkl, wavelength)
+        return self.angle[frame] + np.degrees(s_g / (r @ np.cross(self.beam, self.rotation_axis)))
+
     def lever(self, reflections) -> np.ndarray:
         """|d S_g / d angle| (M,) [1/A/radian]: what the integrated intensity is the smaller for."""
         return self._lever(self._in_laboratory(reflections.frame, reflections.hkl))
@@ -83,12 +98,22 @@ class VirtualFrames:
         """The largest step up to `step` [degree] that frames can be cut into: any."""
         return step
 
+    def _in_common(self) -> list[overlap.Chain]:
+        """Frames with common rocking steps; none where each has its own."""
+        if not self.whole_curves or self.margin is None:
+            return []
+        number = np.arange(len(self)) if self.used is None else np.flatnonzero(self.used)
+        half = self.semi_angle[number] + self.margin
+        return overlap.chains(number, self.basis[number], self.angle[number], half, self.rotation_axis)
+
     def cut(self, step: float) -> Cut:
-        """Equal steps of at most `step` degrees in each frame, taken at their midpoints."""
-        beyond = max(self.margin, BEYOND if self.blurred else 0.0)
-        half = self.semi_angle if self.precession else self.semi_angle + beyond
+        """Equal steps of at most `step` degrees at their midpoints, in each frame or chain of frames."""
+        chains = self._in_common()
+        if chains:
+            return overlap.joined([chain.cut(step) for chain in chains])
+        half = self.semi_angle + (BEYOND if self.blurred else 0.0)
         length = 2.0 * half * (math.pi if self.precession else 1.0)
-        n = np.ceil(length / step * (1.0 - 1e-9)).astype(int)  # as many as asked for, whatever the rounding
+        n = overlap.count(length, step)
         if self.used is not None:
             n = np.where(self.used, n, 0)
         frame = np.repeat(np.arange(len(self)), n)
@@ -100,6 +125,8 @@ class VirtualFrames:
             angle=self.angle[frame] + swept,
             weight=2.0 * half[frame] / n[frame],
             frame=frame,
+            next_frame=np.full(len(frame), -1),
+            part=np.zeros(len(frame)),
         )
 
     def _turns(self, place: np.ndarray, semi_angle: np.ndarray) -> Rotation:
@@ -114,8 +141,14 @@ class VirtualFrames:
         return Rotation.from_rotvec(semi_angle * axes)
 
     def windows(self, cut: Cut, reflections) -> tuple[np.ndarray, np.ndarray]:
-        """First step and the one behind the last (M,) of each reflection: those of its whole frame."""
+        """First step and the one behind the last (M,) of each reflection.
+
+        These are those of its frame, or of its rocking curve where that is summed as a whole.
+        """
         frame: np.ndarray = reflections.frame
+        chains = self._in_common()
+        if chains:
+            return overlap.windows(chains, cut, reflections)
         return np.searchsorted(cut.frame, frame), np.searchsorted(cut.frame, frame, side="right")
 
     def edges(self, reflections) -> np.ndarray:

@@ -88,6 +88,8 @@ class Measurement:
             angle=_tensor(np.concatenate([cut.angle for cut in cuts])),
             crystal=torch.as_tensor(np.repeat(np.arange(len(cuts)), [len(cut) for cut in cuts])),
             frame=torch.as_tensor(np.concatenate([cut.frame for cut in cuts])),
+            next_frame=torch.as_tensor(np.concatenate([cut.next_frame for cut in cuts])),
+            part=_tensor(np.concatenate([cut.part for cut in cuts])),
             mosaic=torch.cat([mosaic_deviates(len(cut), mosaic_points) for cut in cuts]),
             beam=_tensor(np.stack([run.beam for run in self.runs])),
             rotation_axis=_tensor(np.stack([run.rotation_axis for run in self.runs])),

@@ -21,6 +21,8 @@ class Cut:
     angle: np.ndarray  # (K,) scan angle [degree]
     weight: np.ndarray  # (K,) quadrature weight [degree]
     frame: np.ndarray  # (K,) int, virtual frame of the run; -1 in a sweep
+    next_frame: np.ndarray  # (K,) int, that with which the step is shared; -1: none
+    part: np.ndarray  # (K,) of the way from the middle of the one to that of the other
 
     def __len__(self) -> int:
         return len(self.angle)
@@ -84,7 +86,8 @@ class Sweep:
         n = math.ceil(self.range / step - 1e-9)
         edges = np.linspace(self.z[0], self.z[-1], n + 1)
         z = 0.5 * (edges[1:] + edges[:-1])
-        return Cut(self.basis(z), self.angle(z), np.full(n, self.range / n), np.full(n, -1))
+        weight, no_frame = np.full(n, self.range / n), np.full(n, -1)
+        return Cut(self.basis(z), self.angle(z), weight, no_frame, no_frame, np.zeros(n))
 
     def windows(self, cut: Cut, reflections) -> tuple[np.ndarray, np.ndarray]:
         """First step and the one behind the last (M,) within the rocking curve of each reflection."""

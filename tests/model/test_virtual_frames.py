@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,8 +35,18 @@ def data():
     return joined([measured_sweep(), measured_frames()]).dataset(0.1, 1)
 
 
+@pytest.fixture(scope="module")
+def common():
+    """Both again, with whole rocking curves: overlapping frames have their steps in common."""
+    return joined([measured_sweep(), measured_frames(margin=0.1)]).dataset(0.1, 1)
+
+
 @pytest.fixture
 def hybrid(data):
+    return model(data)
+
+
+def model(data) -> Hybrid:
     grid = ThicknessGrid(600.0, 24)
     return Hybrid(
         data,
@@ -59,6 +70,33 @@ def test_tilts_of_a_frame_turn_that_frame_alone(data, hybrid):
     torch.testing.assert_close(basis[~own], data.steps.basis[~own])
     expected = torch.where(own, math.radians(0.3), 0.0).double()
     torch.testing.assert_close(hybrid.orientation.smooth_tilts(), expected)
+
+
+def test_common_steps_have_the_tilt_across_alone(common):
+    """That of each frame in its middle, and in between in proportion to the scan angle."""
+    orientation = model(common).orientation
+    assert orientation.frame_tilt.shape == (3, 1) and orientation.axes.shape[1] == 1
+    orientation.frame_tilt.data[:, 0] = torch.tensor([0.1, 0.3, -0.2])
+    steps = common.steps
+    expected = np.interp(steps.angle, [-1.0, -0.6], [0.1, 0.3])
+    expected[steps.angle > -0.15] = -0.2
+    expected = torch.where(steps.crystal == 1, torch.deg2rad(torch.tensor(expected)), 0.0)
+    torch.testing.assert_close(orientation.smooth_tilts().double(), expected)
+
+
+def test_common_steps_give_the_intensities_of_separate_ones():
+    """Frames of one rotation, followed so far beyond their ends that no rocking curve is cut."""
+    separate, common = measured_frames(), measured_frames(margin=0.6)
+    wide = VirtualFrames(**{**vars(separate.runs[0]), "semi_angle": np.full(3, 0.9)})
+    common = replace(
+        common, reflections=replace(common.reflections, half_width=np.full(len(common.reflections), 0.9))
+    )
+    found = []
+    for measurement in (replace(separate, runs=(wide,)), common):
+        hybrid = model(joined([measured_sweep(), measurement]).dataset(0.004, 1))
+        found.append((len(hybrid.dataset.steps), hybrid.evaluate().intensity))
+    assert found[1][0] < 0.7 * found[0][0]
+    assert (found[1][1] - found[0][1]).abs().sum() < 0.01 * found[0][1].sum()
 
 
 def test_scale_of_a_frame_is_beside_the_smooth_one(data, hybrid):
@@ -90,7 +128,9 @@ def test_segments_never_span_two_frames(data, hybrid):
     assert hybrid.simulation.covered().all()
 
 
-def test_jacobian_of_tilts_and_scales_against_central_differences(hybrid):
+@pytest.mark.parametrize("steps", ["data", "common"])
+def test_jacobian_of_tilts_and_scales_against_central_differences(steps, request):
+    hybrid = model(request.getfixturevalue(steps))
     generator = torch.Generator().manual_seed(1)
     for parameter in (hybrid.orientation.frame_tilt, hybrid.scale.of_frame):
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)

@@ -86,6 +86,8 @@ class Scan:
             angle=angle,
             crystal=torch.zeros(n, dtype=torch.long),
             frame=torch.full((n,), -1),
+            next_frame=torch.full((n,), -1),
+            part=torch.zeros(n, dtype=torch.float64),
             mosaic=mosaic_deviates(n, mosaic_points),
             beam=BEAM[None],
             rotation_axis=ROTATION_AXIS[None],

@@ -41,10 +41,13 @@ def test_every_frame_has_its_own_midpoints():
 
 
 def test_rocking_curves_are_followed_beyond_a_frame():
-    run, wide = frames(), frames(semi_angle=(1.2, 0.7, 1.7))
-    cut, expected = replace(run, margin=0.2).cut(0.3), wide.cut(0.3)
-    for name in ("basis", "angle", "weight", "frame"):
-        np.testing.assert_allclose(getattr(cut, name), getattr(expected, name), atol=1e-12)
+    """Frames 0 and 1 overlap, frame 2 is alone."""
+    cut = replace(frames(), margin=0.2).cut(0.3)
+    together = cut.angle < 0.0
+    for own, (low, high) in ((together, (-3.2, -0.3)), (~together, (1.3, 4.7))):
+        n = math.ceil((high - low) / 0.3)
+        np.testing.assert_allclose(cut.angle[own], low + (np.arange(n) + 0.5) / n * (high - low))
+        np.testing.assert_allclose(cut.weight[own], (high - low) / n)
     precessed = frames(precession=True)
     np.testing.assert_array_equal(replace(precessed, margin=0.2).cut(0.3).basis, precessed.cut(0.3).basis)
 
@@ -96,6 +99,22 @@ def test_steps_of_a_precession_lie_on_the_cone():
         azimuth = np.sort(np.arctan2(axis[:, 1], axis[:, 0]))
         np.testing.assert_allclose(np.diff(azimuth), 2.0 * math.pi / own.sum(), rtol=1e-6)
         assert cut.weight[own].sum() == pytest.approx(2.0 * semi)
+
+
+def test_where_reflections_cross_the_ewald_sphere():
+    """Against S_g at the steps of the frame."""
+    run = frames()
+    hkl = np.array([h for h in np.ndindex(9, 9, 9)]) - 4
+    frame = np.full(len(hkl), 2)
+    s_g, swept = run.excitation(frame, hkl, WAVELENGTH)
+    inside = (np.abs(s_g) < 0.9 * swept) & (swept > 0.001)
+    hkl, frame = hkl[inside], frame[inside]
+    assert len(hkl) > 5
+    cut = run.cut(0.001)
+    own = cut.frame == 2
+    path = np.array([[excitation(basis @ h) for basis in cut.basis[own]] for h in hkl])
+    expected = cut.angle[own][np.abs(path).argmin(1)]
+    np.testing.assert_allclose(run.crossing(frame, hkl, WAVELENGTH), expected, atol=0.005)
 
 
 @pytest.mark.parametrize("precession", [False, True])

@@ -34,7 +34,7 @@ class Orientation(nn.Module):
         n_nodes: spline coefficients a crystal.
         mosaic_spread: start of the spread of each crystal [degree]; None for no mosaicity.
         restraint: standard deviation of the Gaussian prior on the smooth tilts [degree].
-        frame_restraint: the same for the two tilts of each frame; None holds them at zero.
+        frame_restraint: the same for the tilts of each frame; None holds them at zero.
     """
 
     axes: Tensor  # (K, axes, 3) unit vectors of the tilts of each step

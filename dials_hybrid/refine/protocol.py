@@ -41,7 +41,7 @@ from dials_hybrid.refine.thickness_stage import change_model, prefers_another, s
 
 _BLOCKS = {"orientation": ("orientation", "thickness", "scale")}
 _CYCLES = {"orientation": 4, "hand": 5, "given": 0}
-_SMALL_CYCLES = {"joint": 1, "final": 3, "hand": 1}  # which gain little
+_SMALL_CYCLES = {"orientation": 1, "joint": 1, "final": 3, "hand": 1}  # which gain little
 _MOST_STARTS = 4  # the first included
 _POOR, _MORE_ROUNDS = 0.12, 3  # R1_obs of the joint stage with which it goes on
 _TOLERANCE = {"joint": 10.0, "final": 0.05}  # times that of the settings: `final` goes on where `joint` ends

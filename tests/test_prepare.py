@@ -153,7 +153,8 @@ def test_a_measurement_has_one_window_whichever_frame_lists_it(tmp_path):
     (tmp_path / "made.cif_pets").write_text(PetsFile().text())
     data = read_pets(tmp_path / "made.cif_pets")
     for window, together in (("curve", True), ("frame", False)):
-        measurement = measured_frames(data, parameters(f"data.frame_window={window}", "data.rsg=0.9"))
+        text = f"data.frame_window={window}", "data.rsg=0.9", "orientation.mosaic_directions=across"
+        measurement = measured_frames(data, parameters(*text))
         made, dataset = measurement.reflections, measurement.dataset(0.01, 1)
         keys = [tuple(h) for h in made.hkl.tolist()]
         pairs = [

@@ -25,7 +25,7 @@ from dials_hybrid.model.scale import Scale
 from dials_hybrid.model.simulation import BeamPolicy
 from dials_hybrid.model.thickness import Normal
 from dials_hybrid.model.thickness_grid import ThicknessGrid
-from dials_hybrid.rocking.frames import shares
+from dials_hybrid.rocking.frames import VirtualFrames, shares
 from dials_hybrid.rocking.measurement import joined
 
 

@@ -35,7 +35,7 @@ from dials_hybrid.refine.joint_fit import Cycle, Fit, JointFit
 from dials_hybrid.refine.rvalues import observed
 from dials_hybrid.refine.state import STAGES, Inputs, Settings, State
 from dials_hybrid.refine.target import Target, Weighting
-from dials_hybrid.refine.thickness_choice import Candidate
+from dials_hybrid.refine.thickness_choice import Candidate, in_doubt
 from dials_hybrid.refine.thickness_scan import ThicknessScan, grid_maximum, scan_thickness
 from dials_hybrid.refine.thickness_stage import change_model, prefers_another, starts, widened
 
@@ -103,7 +103,7 @@ class Protocol:
             self.on_stage("scan")
             state = self._scan()
             self.on_checkpoint(state)
-        fit = None
+        fit, repeated = None, False
         hybrid = self._model(self.rough, state)
         self.on_model(hybrid)
         stages = list(STAGES[STAGES.index(state.stage) + 1 :])
@@ -140,6 +140,10 @@ class Protocol:
                 stages = list(STAGES[1:])
             elif stage == "joint" and fit:
                 hybrid, state = widened(self.rough, hybrid, fit, state)
+            elif stage == "final" and fit and not repeated and in_doubt(state.comparison):
+                repeated = True
+                hybrid, state = self._choose_again(hybrid, fit, state)
+                stages = [] if state.stage == stage else [stage]
             if state.stage != STAGES[-1]:
                 self.on_checkpoint(state)
         assert fit is not None  # of the last stage
@@ -150,6 +154,16 @@ class Protocol:
             hybrid = self._model(self.build, state)
             fit, _ = self._refine(hybrid, "given")
         return Outcome(state, hybrid, fit, hands, rose)
+
+    def _choose_again(self, hybrid: Hybrid, fit: Fit, state: State) -> tuple[Hybrid, State]:
+        """The thickness model once more, with the refined structure; another one is for the last stage."""
+        self.on_stage("thickness")
+        arguments = self.settings.thickness_model, fit.evaluation
+        model, after, candidates = change_model(self.build, self._joint_fit, hybrid, state, *arguments)
+        self.on_comparison(candidates)
+        if after.thickness_model == state.thickness_model:
+            return hybrid, replace(state, comparison=candidates)
+        return model, replace(after, stage="thickness")
 
     def _interruptible(self, hybrid: Hybrid, state: State, stage: str) -> tuple[Fit, list[Cycle]]:
         """Refine; after Ctrl-C the checkpoint has the last cycle, from which the stage begins anew."""

@@ -33,6 +33,7 @@ from dials_hybrid.refine.target import Target
 _FOLDS = 5
 _NETWORK = "neural"
 _EARNED = 2.0  # standard errors; with one, networks were now and then chosen for plates
+_IN_DOUBT = 0.5  # standard errors from which on the choice is made again with the refined structure
 _ROUNDS = 3  # of weights and priors
 _CYCLES, _TOLERANCE = 30, 1e-4
 
@@ -48,6 +49,15 @@ class Candidate:
     behind: float  # cross-validated log-likelihood of the best model minus this one's
     standard_error: float  # of this difference
     chosen: bool = False
+
+
+def in_doubt(comparison: list[Candidate]) -> bool:
+    """Whether the network is the best, but not clearly: the refined structure may tell."""
+    if not comparison:
+        return False
+    best = min(comparison, key=lambda candidate: candidate.behind)
+    chosen = next(candidate for candidate in comparison if candidate.chosen)
+    return best.model == _NETWORK != chosen.model and chosen.behind > _IN_DOUBT * chosen.standard_error
 
 
 def folds(group: Tensor, seed: int) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from dials_hybrid.data import Dataset
-from dials_hybrid.model.hybrid import Hybrid
+from dials_hybrid.model.hybrid import Evaluation, Hybrid
 from dials_hybrid.model.simulation import RockingSums
 from dials_hybrid.model.thickness import PARAMETRIC
 from dials_hybrid.refine.build import Builder
@@ -95,15 +95,22 @@ def widened(build: Builder, hybrid: Hybrid, fit: Fit, state: State) -> tuple[Hyb
 
 
 def change_model(
-    build: Builder, make_fit: MakeFit, hybrid: Hybrid, state: State, wanted: str
+    build: Builder,
+    make_fit: MakeFit,
+    hybrid: Hybrid,
+    state: State,
+    wanted: str,
+    evaluation: Evaluation | None = None,
 ) -> tuple[Hybrid, State, list[Candidate]]:
-    """Put the model `wanted` in place of a normal distribution.
+    """Put the model `wanted` in place of a distribution of one or two numbers.
 
     Args:
         wanted: histogram, neural, or auto for the model that cross-validation chooses.
+        evaluation: of `hybrid` as it is; None: with beams for its present orientation.
     """
-    hybrid.update_beams()
-    evaluation = hybrid.evaluate()
+    if evaluation is None:
+        hybrid.update_beams()
+        evaluation = hybrid.evaluate()
     sums, observations = evaluation.sums, hybrid.dataset.observations
     reference = make_fit(hybrid).weighting.target(observations, evaluation.intensity)
     scan = scan_thickness(evaluation.scale[:, None] * sums.intensity, hybrid.grid, reference)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dials_hybrid.refine.free_set import unique_reflections
-from dials_hybrid.refine.thickness_choice import Comparison, Trial, cross_validate, folds
+from dials_hybrid.refine.thickness_choice import Candidate, Comparison, Trial, cross_validate, folds, in_doubt
 
 
 def test_folds_keep_equivalents_together_and_are_of_one_size():
@@ -79,3 +79,25 @@ def test_how_far_a_model_is_behind(prepared):
     sums = [float(each[(group == g) & target.work].sum()) for g in group[target.work].unique()]
     assert found["a"][0] == pytest.approx(sum(sums))
     assert found["a"][1] == pytest.approx(torch.tensor(sums).std().item() * len(sums) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    "behind, chosen, expected",
+    [
+        ((3.0, 0.8, 0.0), 1, True),  # the network is ahead, by less than two standard errors of 1
+        ((3.0, 0.3, 0.0), 1, False),  # hardly ahead
+        ((3.0, 0.0, 0.9), 1, False),  # not ahead
+        ((9.0, 5.0, 0.0), 2, False),  # chosen
+    ],
+)
+def test_the_choice_is_in_doubt_where_a_network_is_ahead_but_not_clearly(behind, chosen, expected):
+    names = ("flat", "normal", "neural")
+    lines = [
+        Candidate(name, 9.0, 0.05, 0.06, value, float(value > 0.0), chosen=i == chosen)
+        for i, (name, value) in enumerate(zip(names, behind, strict=True))
+    ]
+    assert in_doubt(lines) == expected
+
+
+def test_without_a_comparison_nothing_is_in_doubt():
+    assert not in_doubt([])

@@ -102,7 +102,7 @@ class Histogram(Tilted):
 
 
 class Neural(Tilted):
-    """s(c) and f(c) are a perceptron of one hidden layer.
+    """s(c) and f(c) are a perceptron of one hidden layer, with a way around it for what is linear in c.
 
     Its last layer starts at zero: before training p(t | c) is p_0(t) for every c. The hidden layer starts at
     random, and a prior keeps it near; that on the last layer says how much p(t | c) may change with c.
@@ -123,7 +123,7 @@ class Neural(Tilted):
         dtype = grid.nodes.dtype
         generator = torch.Generator().manual_seed(seed)
         self.hidden = nn.Linear(4, hidden, dtype=dtype)
-        self.output = nn.Linear(hidden, 1 + self.basis.shape[1], dtype=dtype)
+        self.output = nn.Linear(4 + hidden, 1 + self.basis.shape[1], dtype=dtype)
         with torch.no_grad():
             for parameter in self.hidden.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=dtype))
@@ -132,7 +132,8 @@ class Neural(Tilted):
         self.register_buffer("_start", nn.utils.parameters_to_vector(self.parameters()).detach())
 
     def forward(self, conditions: Tensor) -> Tensor:
-        out = self.output(torch.tanh(self.hidden(conditions)))
+        features = torch.cat([conditions, torch.tanh(self.hidden(conditions))], dim=-1)
+        out = self.output(features)
         return self.grid.density(self.log_density(out[..., 1:], _STRETCH * out[..., :1]))
 
     @property

@@ -231,7 +231,7 @@ scale {
 refinement {
   max_cycles = 10
     .type = int(value_min=0)
-    .help = "Most cycles of each stage. The orientation has four at most, and the later stages end sooner,"
+    .help = "Most cycles of each stage. The orientation has four at most, and each stage ends sooner,"
             "after one cycle (the last stage: three) that lowers the sum of squares by less than a hundredth."
   tolerance = 0.001
     .type = float(value_min=0)

@@ -18,7 +18,7 @@ def check_jacobian(hybrid, block):
         hybrid.load_vector(torch.cat([x[: part.start], values, x[part.stop :]]))
         return hybrid.evaluate().intensity
 
-    step = (3e-5 * found.intensity.max() / jacobian.abs().amax(0)).clamp(max=3e-3)
+    step = (1.5e-5 * found.intensity.max() / jacobian.abs().amax(0)).clamp(max=1.5e-3)
     assert largest_error(jacobian, central_differences(intensity, x[part], step)) < 2e-6
 
 

@@ -31,6 +31,22 @@ class Segment:
     def __len__(self) -> int:
         return self.last - self.first
 
+    @property
+    def steps(self) -> slice:
+        return slice(self.first, self.last)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """S segments of one crystal side by side, filled up to K steps and N beams."""
+
+    steps: Tensor  # (S, K)
+    crystal: int
+    hkl: Tensor  # (S, N, 3)
+
+    def __len__(self) -> int:
+        return self.steps.shape[1]
+
 
 def reflections_within(cell: Tensor, g_max: float) -> Tensor:
     """Miller indices (G, 3) with 0 < |g| < g_max [1/A]."""

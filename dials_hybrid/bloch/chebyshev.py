@@ -32,7 +32,7 @@ from dials_hybrid.bloch.series import Series, Spectrum
 
 _BLOCK = 32  # degrees contracted at once; even
 RING = _BLOCK + 2  # vectors held where they are not to be kept
-_KEPT = 2**24  # bytes of Chebyshev vectors kept or held at once
+_KEPT = 2**24  # bytes of Chebyshev vectors of a segment kept or held at once
 _OUTSIDE = 1.5  # a vector longer than this shows an eigenvalue outside the bounds
 
 
@@ -147,10 +147,10 @@ class _Amplitudes(torch.autograd.Function):
         by_thickness = (g.conj() * psi * series.rate).real.sum((0, 2, 3)) if wanted[2] else None
         g = (series.phase.conj()[:, None, None] * g).resolve_conj()
         if beams is not None:
-            g = g.new_zeros(*g.shape[:-1], n).index_add_(-1, beams, g)
+            g = g.new_zeros(*g.shape[:-1], n).scatter_add_(-1, _of_all(beams, g), g)
         by_matrix = operator.matrix.new_zeros(s, n, n)
         by_diagonal = torch.zeros_like(operator.minus_diagonal)
-        size = k if ctx.kept is not None else max(1, k * _KEPT // _bytes(operator, len(series)))
+        size = k if ctx.kept is not None else max(1, k * s * _KEPT // _bytes(operator, len(series)))
         for steps in [slice(i, min(i + size, k)) for i in range(0, k, size)]:
             part, x = operator.of_steps(steps), ctx.kept
             if x is None:
@@ -169,6 +169,19 @@ class _Amplitudes(torch.autograd.Function):
 
 def _bytes(operator: Operator, count: int) -> int:
     return operator.minus_diagonal.nbytes * count
+
+
+def _of_all(beams: Tensor, x: Tensor) -> Tensor:
+    """Beams (m,) or (S, m) as indices (S, a, b, m) into the last dimension of x (S, a, b, ...)."""
+    beams = beams.expand(len(x), -1)[:, None, None]
+    return beams.expand(*x.shape[:3], -1)
+
+
+def of_beams(x: Tensor, beams: Tensor) -> Tensor:
+    """x (S, a, b, N) at beams (m,) or (S, m), shape (S, a, b, m)."""
+    if len(x) == 1 or beams.dim() == 1:
+        return x.index_select(-1, beams.flatten())
+    return x.gather(-1, _of_all(beams, x))
 
 
 @dataclass(frozen=True)
@@ -210,13 +223,13 @@ def _sum_series(
     """psi (S, T, K, m), the vectors if they are to be kept, and whether they stayed bounded."""
     s, k, n = operator.minus_diagonal.shape
     count = len(series)
-    keep = keep and _bytes(operator, count) <= _KEPT
+    keep = keep and _bytes(operator, count) <= s * _KEPT
     buffer = operator.buffer(count if keep else min(count, RING))
-    m = n if beams is None else len(beams)
+    m = n if beams is None else beams.shape[-1]
     words = k * m * (2 if buffer.is_complex() else 1)
     sums = series.coefficients.new_zeros(2, s, series.coefficients.shape[1], words)
     for first, block in operator.vectors(count, buffer):
-        rows = _words(block if beams is None else block.index_select(-1, beams))
+        rows = _words(block if beams is None else of_beams(block, beams))
         coefficients = series.coefficients[first : first + block.shape[1]]
         for parity in (0, 1):
             c = coefficients[parity::2].T.expand(s, -1, -1)
@@ -311,7 +324,7 @@ def amplitudes(
         diagonal: (S, K, N) [1/A^2].
         thickness: (T,) [A].
         wave_number: K_n [1/A].
-        beams: positions of the m beams wanted (m,); all if None.
+        beams: positions of the m beams wanted (m,), or (S, m) for each matrix; all if None.
         hermitian: whether A is.
     """
     return _Amplitudes.apply(coupling, diagonal, thickness, wave_number, beams, hermitian)

@@ -15,9 +15,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dials_hybrid.bloch.padding import stacked
+
 
 class MatrixDerivatives(Protocol):
-    """Derivatives (P, N, N) of A that are made when they are asked for."""
+    """Derivatives (..., P, N, N) of A that are made when they are asked for."""
 
     def __len__(self) -> int:
         """P."""
@@ -26,7 +28,7 @@ class MatrixDerivatives(Protocol):
         """Those by some of the parameters."""
 
     def contracted(self, g: Tensor) -> Tensor:
-        """2 Re sum_gh G_mgh dA_gh (m, P) for G (m, N, N)."""
+        """2 Re sum_gh G_mgh dA_gh (..., m, P) for G (..., m, N, N)."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,21 @@ class Pairs:
     The positions are made when they are asked for: those of all segments of a scan would be gigabytes.
     """
 
-    rows: Tensor  # (N,)
-    columns: Tensor  # (N',)
+    rows: Tensor  # (..., N)
+    columns: Tensor  # (..., N')
     index: Tensor  # (box) of the table
+
+    @classmethod
+    def stacked(cls, parts: Sequence[Pairs]) -> Pairs:
+        """Those of several sets of beams in one table, filled up with the incident beam."""
+        index = parts[0].index
+        rows = stacked([part.rows for part in parts], len(index) // 2)
+        return cls(rows, stacked([part.columns for part in parts]), index)
 
     @property
     def positions(self) -> Tensor:
-        """(N, N')."""
-        return looked_up(self.index, self.rows[:, None] + self.columns)
+        """(..., N, N')."""
+        return looked_up(self.index, self.rows[..., None] + self.columns[..., None, :])
 
 
 @dataclass(frozen=True)
@@ -88,25 +97,27 @@ def symmetrisation(r: Tensor, normal: Tensor, k_n: float) -> Tensor:
 
 
 def looked_up(u: Tensor, positions: Tensor) -> Tensor:
-    """u (..., D) at positions (N, N'), shape (..., N, N').
+    """u (D,) or (P, D) at positions (..., N, N'), shape (..., N, N') or (..., P, N, N').
 
     Several times as fast as indexing; of many u that are looked up together the last index runs slowest.
     """
     if u.dim() == 1:
         return u.index_select(0, positions.flatten()).view(positions.shape)
-    return u.mT.contiguous().index_select(0, positions.flatten()).mT.unflatten(-1, positions.shape)
+    found = u.mT.contiguous().index_select(0, positions.flatten())
+    return found.view(*positions.shape, -1).movedim(-1, -3)
 
 
 def coupling(u: Tensor, pairs: Tensor, m: Tensor) -> Tensor:
-    """Off-diagonal part of A (..., N, N) [1/A^2], zero on the diagonal.
+    """Off-diagonal part of A [1/A^2], of the shape of `looked_up`, zero on the diagonal.
 
     U_0 only shifts the phase of all beams alike and is part of the wave number.
 
     Args:
-        u: U_g of the difference table (..., D) [1/A^2].
-        pairs: positions of g - h in that table (N, N).
-        m: M_g (N,).
+        u: U_g of the difference table (D,), or so many of them (P, D) [1/A^2].
+        pairs: positions of g - h in that table (..., N, N).
+        m: M_g (..., N).
     """
-    a = looked_up(u, pairs) * torch.outer(m, m)
+    both = m[..., :, None] * m[..., None, :]
+    a = looked_up(u, pairs) * (both if u.dim() == 1 else both.unsqueeze(-3))
     torch.diagonal(a, dim1=-2, dim2=-1).zero_()
     return a

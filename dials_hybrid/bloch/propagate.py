@@ -1,4 +1,8 @@
-"""Intensities of a segment of rocking steps, summed into the observations they belong to."""
+"""Intensities of segments of rocking steps, summed into the observations they belong to.
+
+Several segments may go together; S is then the first dimension of every shape that is given here but those of
+the potential and the thicknesses.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dials_hybrid.bloch import waves
-from dials_hybrid.bloch.beams import Segment
+from dials_hybrid.bloch.beams import Segment, Segments
 from dials_hybrid.bloch.bethe import WeakBeams
 from dials_hybrid.bloch.geometry import excitation_error_tilts, excitation_errors
 from dials_hybrid.bloch.matrix import Pairs, coupling
@@ -17,21 +21,27 @@ from dials_hybrid.bloch.matrix import Pairs, coupling
 
 @dataclass(frozen=True)
 class SegmentTask:
-    """A segment and the m observations that its steps contribute to."""
+    """A segment and the m observations that its steps contribute to, or several segments (batch.py)."""
 
-    segment: Segment
+    segment: Segment | Segments
     pairs: Pairs  # (N, N) of g - h
     rows: Tensor  # (m,) observations
     beams: Tensor  # (m,) their positions among the beams
     window: Tensor  # (m, K) quadrature weight of each step for each observation [degree]
-    symmetrisation: Tensor  # (N,) M_g; it changes too little with refined tilts to follow them
+    symmetrisation: Tensor  # (N,) M_g sqrt(path); it changes too little with refined tilts to follow them
     weak: WeakBeams | None = None
-    path: float = 1.0  # way through the crystal in units of its thickness, K / K_n
+    path: float | Tensor = 1.0  # way through the crystal in units of its thickness, K / K_n
+
+    @property
+    def n_segments(self) -> int:
+        return self.symmetrisation[..., 0].numel()
 
     def to(self, dtype: torch.dtype) -> SegmentTask:
         """The same in this floating-point precision."""
+        path = self.path.to(dtype) if isinstance(self.path, Tensor) else self.path
         return replace(
             self,
+            path=path,
             window=self.window.to(dtype),
             symmetrisation=self.symmetrisation.to(dtype),
             weak=self.weak and self.weak.to(dtype),
@@ -97,11 +107,11 @@ def structure_matrix(
         potential: U_g.
         wave_number: K [1/A].
     """
-    r = torch.einsum("kij,nj->kni", basis, task.segment.hkl.to(basis.dtype))
+    r = torch.einsum("...kij,...nj->...kni", basis, task.segment.hkl.to(basis.dtype))
     m = task.symmetrisation
-    diagonal = 2.0 * wave_number * excitation_errors(r, beam, wave_number) * m**2
+    diagonal = 2.0 * wave_number * excitation_errors(r, beam, wave_number) * m[..., None, :] ** 2
     if potential.absorption:
-        diagonal = diagonal + 1j * potential.absorption
+        diagonal = diagonal + 1j * potential.absorption * task.path
     a = coupling(potential.u, task.pairs.positions, m)
     return a if task.weak is None else a + task.weak.correction(potential.u), diagonal, r
 
@@ -130,18 +140,31 @@ class StructureMatrixDerivatives:
         What belongs to the same U_g is added up first.
         """
         task, u, du = self.task, self.potential.u, self.of_potential
-        positions = [x.flatten() for x in task.positions()]
-        entries, place = torch.unique(torch.cat(positions), return_inverse=True)
-        pairs, *others = place.split([len(x) for x in positions])
-        weights = g * torch.outer(task.symmetrisation, task.symmetrisation)
-        parts = [(pairs, weights)]
+        weights = g * (task.symmetrisation[..., :, None] * task.symmetrisation[..., None, :]).unsqueeze(-3)
+        parts = [weights]
         if task.weak is not None:
-            parts += zip(others, task.weak.contracted(u, weights), strict=True)
+            parts += task.weak.contracted(u, weights)
         torch.diagonal(weights, dim1=-2, dim2=-1).zero_()
-        total = g.new_zeros(len(g), len(entries))
-        for where, part in parts:
-            total.index_add_(1, where, part.flatten(1))
-        return 2.0 * (total @ du.mT.index_select(0, entries).to(g.dtype)).real
+        segments = math.prod(g.shape[:-3])
+        positions = [x.reshape(segments, -1) for x in task.positions()]
+        entries, place = _entries(torch.cat(positions, dim=1))
+        total = g.new_zeros(g.shape[-3], entries.numel())
+        for where, part in zip(place.split([x.shape[1] for x in positions], dim=1), parts, strict=True):
+            values = part.flatten(-2).view(segments, len(total), -1).movedim(0, 1)
+            total.index_add_(1, where.flatten(), values.flatten(1))
+        of_entries = du.mT.index_select(0, entries.flatten()).view(*entries.shape, -1)
+        total = total.view(len(total), *entries.shape).movedim(0, 1)
+        return 2.0 * (total @ of_entries.to(g.dtype)).real.view(*g.shape[:-2], -1)
+
+
+def _entries(positions: Tensor) -> tuple[Tensor, Tensor]:
+    """The different numbers in each row (S, E), filled up, and where those of (S, L) stand among all."""
+    row = torch.arange(len(positions), device=positions.device)[:, None]
+    size = positions.max() + 1
+    found, place = torch.unique(positions + size * row, return_inverse=True)
+    place = place - torch.searchsorted(found, size * row)
+    entries = positions.new_zeros(len(positions), int(place.max()) + 1).scatter_(1, place, positions)
+    return entries, place + entries.shape[1] * row
 
 
 def segment_intensities(
@@ -154,8 +177,8 @@ def segment_intensities(
 ) -> SegmentSums:
     """Rocking sums of each observation at each thickness (T,) [A]; see `structure_matrix`."""
     a, diagonal, _ = structure_matrix(task, basis, beam, potential, wave_number)
-    psi = waves.amplitudes(a, diagonal, task.path * thickness, wave_number, beams=task.beams)
-    return SegmentSums(torch.einsum("mk,ktm->mt", task.window, psi.abs() ** 2))
+    psi = waves.amplitudes(a, diagonal, thickness, wave_number, beams=task.beams)
+    return SegmentSums(torch.einsum("...mk,...ktm->...mt", task.window, psi.abs() ** 2))
 
 
 def segment_derivatives_seconds(
@@ -169,9 +192,8 @@ def segment_derivatives_seconds(
 ) -> float:
     """What `segment_derivatives` by `count` parameters may take on one thread of a CPU [s]."""
     a, diagonal, _ = structure_matrix(task, basis, beam, potential, wave_number)
-    path = task.path * thickness
     weak = 0 if task.weak is None else len(task.weak.inverse)
-    return waves.derivatives_seconds(a, diagonal, path, wave_number, count, task.window, weak)
+    return waves.derivatives_seconds(a, diagonal, thickness, wave_number, count, task.window, weak)
 
 
 def segment_derivatives(
@@ -194,12 +216,11 @@ def segment_derivatives(
         p: thickness weights of each observation (m, T), fixed here.
         workspace: complex numbers that one array may hold; at least those of a step are held.
     """
-    thickness = task.path * thickness
     a, diagonal, r = structure_matrix(task, basis, beam, potential, wave_number)
     du = potential.derivatives
     da = None if du is None else StructureMatrixDerivatives(task, potential, du)
-    ds = excitation_error_tilts(r[:, None], beam, axes[:, :, None])
-    d_diagonal = 2.0 * wave_number * ds * task.symmetrisation**2
+    ds = excitation_error_tilts(r.unsqueeze(-3), beam, axes.unsqueeze(-2))
+    d_diagonal = 2.0 * wave_number * ds * task.symmetrisation[..., None, None, :] ** 2
     size = max(1, workspace // a.numel())  # observations: each has derivatives by all of A
     parts = [
         waves.derivatives(
@@ -208,18 +229,19 @@ def segment_derivatives(
             da,
             d_diagonal,
             thickness,
-            p[part],
-            task.beams[part],
-            task.window[part],
+            p[..., part, :],
+            task.beams[..., part],
+            task.window[..., part, :],
             wave_number,
             workspace,
         )
-        for part in (slice(i, i + size) for i in range(0, len(p), size))
+        for part in (slice(i, i + size) for i in range(0, p.shape[-2], size))
     ]
     found = parts[0] if len(parts) == 1 else waves.joined(parts)
     by_structure = found.by_structure
     if by_structure is not None and potential.absorption_derivatives is not None:
-        # dpsi = -(pi t / K) dU'_0 psi: all waves fade alike
-        fading = -2.0 * math.pi / wave_number * (p * thickness * found.intensity).sum(1)
-        by_structure = by_structure + torch.outer(fading, potential.absorption_derivatives)
+        # dpsi = -(pi t / K_n) dU'_0 psi: all waves fade alike
+        way = task.path * thickness
+        fading = -2.0 * math.pi / wave_number * (p * way * found.intensity).sum(-1, keepdim=True)
+        by_structure = by_structure + fading * potential.absorption_derivatives
     return SegmentSums(found.intensity, by_structure, found.by_diagonal, found.of_steps)

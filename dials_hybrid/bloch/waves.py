@@ -29,10 +29,10 @@ _WORKSPACE = 2**20  # with more, nothing is faster
 class Derivatives:
     """Sums over the steps of a segment for m beams; averages over thickness but for `intensity`."""
 
-    intensity: Tensor  # (m, T)
-    by_structure: Tensor | None  # (m, P)
-    by_diagonal: Tensor  # (m, K, x): by x parameters of each step
-    of_steps: Tensor  # (m, K) intensity of each step, without the weights of windows
+    intensity: Tensor  # (..., m, T)
+    by_structure: Tensor | None  # (..., m, P)
+    by_diagonal: Tensor  # (..., m, K, x): by x parameters of each step
+    of_steps: Tensor  # (..., m, K) intensity of each step, without the weights of windows
 
 
 def derivatives_seconds(
@@ -64,10 +64,10 @@ def joined(parts: list[Derivatives]) -> Derivatives:
     """Those of one segment for several groups of its beams."""
     of_structure = [part.by_structure for part in parts if part.by_structure is not None]
     return Derivatives(
-        torch.cat([part.intensity for part in parts]),
-        torch.cat(of_structure) if of_structure else None,
-        torch.cat([part.by_diagonal for part in parts]),
-        torch.cat([part.of_steps for part in parts]),
+        torch.cat([part.intensity for part in parts], dim=-2),
+        torch.cat(of_structure, dim=-2) if of_structure else None,
+        torch.cat([part.by_diagonal for part in parts], dim=-3),
+        torch.cat([part.of_steps for part in parts], dim=-2),
     )
 
 
@@ -92,12 +92,15 @@ def amplitudes(
         diagonal: (..., K, N) [1/A^2], complex with absorption.
         thickness: (T,) [A].
         wave_number: K_n [1/A].
-        beams: positions of the m beams wanted (m,); all if None.
+        beams: positions of the m beams wanted (m,), or of each segment (..., m), for which there are
+            only Chebyshev polynomials; all if None.
         algorithm: "eigen" or "chebyshev" instead of the faster one.
     """
     coupling, hermitian = _kind(coupling, diagonal)
     batch, (k, n) = diagonal.shape[:-2], diagonal.shape[-2:]
     a, d = coupling.reshape(-1, n, n), diagonal.reshape(-1, k, n)
+    if beams is not None and beams.dim() > 1:
+        algorithm, beams = "chebyshev", beams.reshape(len(a), -1)
     algorithm = algorithm or fastest(a, d, thickness, wave_number, hermitian)
     _check(algorithm, AMPLITUDES, hermitian)
     if algorithm == "eigen":
@@ -131,6 +134,9 @@ def derivatives(
 ) -> Derivatives:
     """sum_k window_mk |psi_m(k, t)|^2 of m beams and the derivatives of their averages over thickness.
 
+    Several segments padded to equal size can go together by Chebyshev polynomials, with S as the first
+    dimension of all but the thicknesses; d_coupling then makes slices (S, P', N, N).
+
     Args:
         coupling: (N, N), see `amplitudes`.
         diagonal: (K, N).
@@ -147,13 +153,14 @@ def derivatives(
             jacobian.py), adjoint for few observations.
     """
     coupling, hermitian = _kind(coupling, diagonal)
+    single = coupling.dim() == 2
     directions = coupling.new_zeros(0, *coupling.shape) if d_coupling is None else d_coupling
     if algorithm is None:
         cost = _Cost(coupling, diagonal, thickness, wave_number)
-        count = len(directions) + d_diagonal.shape[1]
-        algorithm = cost.least(cost.derivatives(count, window), hermitian)
-    _check(algorithm, DERIVATIVES, hermitian)
-    workspace = min(workspace, _WORKSPACE)
+        count = len(directions) + d_diagonal.shape[-2]
+        algorithm = cost.least(cost.derivatives(count, window), hermitian and single)
+    _check(algorithm, DERIVATIVES, hermitian and single)
+    workspace = min(workspace, _WORKSPACE * math.prod(coupling.shape[:-2]))
     arguments = thickness, p, beams, window, wave_number
     if algorithm == "eigen forward":
         sums = segment_tangents(coupling, diagonal, directions, d_diagonal, *arguments, workspace)
@@ -164,17 +171,16 @@ def derivatives(
         expansion = jacobian.Expansion.of_matrices(
             coupling, diagonal, thickness, p, beams, wave_number, hermitian=hermitian
         )
-        intensity = torch.einsum("mk,tkm->mt", window, expansion.intensity)
-        of_steps = torch.einsum("mt,tkm->mk", p, expansion.intensity)
+        intensity, of_steps = expansion.sums(window), expansion.averages(p)
         if algorithm == "chebyshev adjoint":
-            g, by_step = jacobian.adjoint(expansion, beams, window, workspace)
+            g, by_step = jacobian.adjoint(expansion, window, workspace)
             sums = *_from_gradients(intensity, g, by_step, directions, d_diagonal, workspace), of_steps
         else:
-            by_diagonal = jacobian.forward_diagonal(expansion, beams, d_diagonal)
-            by_structure = window.new_zeros(len(window), 0)
+            by_diagonal = jacobian.forward_diagonal(expansion, d_diagonal)
+            by_structure = intensity[..., :0]
             if len(directions):
-                by_structure = jacobian.forward(expansion, beams, directions, window, workspace)
-            by_diagonal = torch.einsum("mk,kxm->mkx", window, by_diagonal)
+                by_structure = jacobian.forward(expansion, directions, window, workspace)
+            by_diagonal = torch.einsum("...mk,...kxm->...mkx", window, by_diagonal)
             sums = intensity, by_structure, by_diagonal, of_steps
     return Derivatives(sums[0], None if d_coupling is None else sums[1], *sums[2:])
 
@@ -188,12 +194,12 @@ def _from_gradients(
     workspace: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Intensity and derivatives (m, P) and (m, K, x) for G (m, N, N) and its diagonals (K, m, N)."""
-    if isinstance(directions, Tensor) or len(directions) * g[0].numel() <= workspace:
-        da = directions[:].to(g.dtype).flatten(1)
-        by_structure = 2.0 * (g.flatten(1) @ da.T).real
+    if isinstance(directions, Tensor) or len(directions) * g[..., 0, :, :].numel() <= workspace:
+        da = directions[:].to(g.dtype).flatten(-2)
+        by_structure = 2.0 * (g.flatten(-2) @ da.mT).real
     else:
         by_structure = directions.contracted(g)
-    by_diagonal = 2.0 * torch.einsum("kmg,kxg->mkx", by_step, d_diagonal.to(by_step.dtype)).real
+    by_diagonal = 2.0 * torch.einsum("...kmg,...kxg->...mkx", by_step, d_diagonal.to(by_step.dtype)).real
     return intensity, by_structure, by_diagonal
 
 
@@ -254,11 +260,15 @@ class _Cost:
         return each + self.degree * (one + self.segments * matrix * self.n**2 + steps)
 
     def derivatives(self, count: int, window: Tensor) -> dict[str, float]:
-        """By `count` parameters for observations with these windows (m, K)."""
+        """By `count` parameters for observations with these windows (m, K).
+
+        Of several segments together no step is left out.
+        """
+        steps = int((window != 0).sum()) if window.dim() == 2 else window.numel()
         return {
             "eigen adjoint": self.eigen_adjoint(len(window)),
             "eigen forward": self.eigen_forward(count, len(window)),
-            "chebyshev adjoint": self.columns(int((window != 0).sum()), 4.4e-3),
+            "chebyshev adjoint": self.columns(steps, 4.4e-3),
             "chebyshev forward": self.columns(self.k * count),
         }
 

@@ -61,8 +61,9 @@ class Held:
         return part
 
     def add(self, rows: Tensor, part: Tensor) -> None:
-        """Add `part` (m, P) to these rows (m,), each of which is named once."""
-        self.values[rows.to(self.values.device)] += part.to(self.values)
+        """Add `part` (m, P) to these rows (m,), some of which may be named several times."""
+        where = (rows.to(self.values.device),)
+        self.values.index_put_(where, part.to(self.values), accumulate=True)  # on a GPU in a fixed order
         self._let_go(part.numel())
 
     def another(self) -> Held:

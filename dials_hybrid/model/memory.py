@@ -11,7 +11,10 @@ import torch
 
 GIB = 2**30
 _DOUBLE = 8  # bytes
-_USEFUL_WORKSPACE = 2**24  # complex numbers of a process: with more, nothing is faster
+_USEFUL_WORKSPACE = (
+    2**24
+)  # complex numbers of a process with segments one by one: with more, nothing is faster
+_USEFUL_TOGETHER = 2**27  # where they are propagated together: several hundred of a hundred beams
 _COPIES = 3  # arrays of the size of the workspace that derivatives of a segment hold at once
 _AMPLITUDES = 4  # arrays of amplitudes
 _MATRICES = 12  # (P, P) of least squares
@@ -31,6 +34,7 @@ class Sizes:
     table: int  # derivatives of U_g
     smallest_table: int  # those that the largest segment needs
     complex_bytes: int  # of a complex number of the derivatives
+    together: bool = False  # segments are propagated together if there is room
 
     @property
     def kept(self) -> int:
@@ -117,7 +121,8 @@ def plan(memory: float, sizes: Sizes, nproc: int) -> Plan:
         spare = (memory * GIB - held) / n / sizes.complex_bytes
         if spare < 0:
             continue
-        workspace = min(_USEFUL_WORKSPACE, sizes.smallest + spare / 2 / _COPIES)
+        useful = _USEFUL_TOGETHER if sizes.together else _USEFUL_WORKSPACE
+        workspace = min(useful, sizes.smallest + spare / 2 / _COPIES)
         table = sizes.table if whole else sizes.smallest_table + spare / 2
         extra = _COPIES * (workspace - sizes.smallest) + (0 if whole else table - sizes.smallest_table)
         expected = (held + n * sizes.complex_bytes * extra) / GIB

@@ -1,8 +1,8 @@
 """The sums over rocking steps: from a potential and orientations to intensities at each thickness.
 
 This is where the time goes. Segments are independent; they are shared out to the ranks of the run, and
-by each to `nproc` processes with one PyTorch thread each. Sums are kept in double precision, so that the
-number of processes changes nothing but rounding.
+by each to `nproc` processes with one PyTorch thread each. A GPU propagates many at once (batches.py). Sums
+are kept in double precision, so that the number of processes changes nothing but rounding.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from dials_hybrid.bloch.propagate import (
     segment_intensities,
 )
 from dials_hybrid.data import AtomicModel, Dataset
+from dials_hybrid.model.batches import batched
 from dials_hybrid.model.held import Held
 from dials_hybrid.model.memory import Sizes, plan
 from dials_hybrid.model.parallel import in_processes, share_out
@@ -53,6 +54,7 @@ Work = Callable[[SegmentTask], tuple[Tensor, ...]]  # what a task adds to each s
 Job = tuple[SegmentTask, Work]
 _IMPOSSIBLE = 10.0  # U_g [1/A^2]; lead has U_0 = 0.3
 _SAMPLE = 20  # segments from which the time for all is estimated
+_TOGETHER = 256  # segments that a GPU propagates together
 _FEW = 16  # observations of a segment that can always be differentiated together
 
 
@@ -86,7 +88,7 @@ def cost(task: SegmentTask) -> float:
     In units of 0.06 microseconds: what diagonalisation takes (see waves.py), and each segment whatever
     its size. Chebyshev polynomials have the same dependence on m for many beams.
     """
-    n, k = len(task.segment.hkl), task.segment.last - task.segment.first
+    n, k = len(task.segment.hkl), len(task.segment)
     return 25_000.0 + k * n**2 * (1.0 + n / 260.0) * (1.5 + len(task.rows))
 
 
@@ -109,6 +111,7 @@ class Simulation:
         n_thickness: nodes of the thickness grid.
         memory: that a cycle of least squares may hold [GiB].
         dtype: floating-point precision of the propagation.
+        batch: segments that are propagated together at most; None for what suits the device.
         progress: wraps the iteration over segments, to show it.
     """
 
@@ -129,6 +132,7 @@ class Simulation:
         n_thickness: int = 0,
         memory: float = math.inf,
         dtype: torch.dtype = torch.float64,
+        batch: int | None = None,
         progress: Progress = silent,
     ):
         _keep_freed_memory()
@@ -161,6 +165,7 @@ class Simulation:
         )
         tasks = (self._task(*each, dataset, basis, self._spread(spread)) for each in measured)
         self.tasks = [task for task in tasks if len(task.rows)]
+        together = batch or (1 if dataset.steps.weight.device.type == "cpu" else _TOGETHER)
         largest = max(self.tasks, key=lambda task: len(task.segment.hkl), default=None)
         sizes = Sizes(
             n_observations=self.n_observations,
@@ -172,11 +177,15 @@ class Simulation:
             table=n_structure * len(self.table.hkl),
             smallest_table=0 if largest is None else n_structure * n_needed(largest, len(self.table.hkl)),
             complex_bytes=2 * dtype.itemsize,
+            together=together > 1,
         )
         self.plan = plan(memory, sizes, nproc)
         everything = self.plan.table >= sizes.table
         self.entries = len(self.table.hkl) if everything else self.plan.table // n_structure
-        self.shares = self._shares()
+        self.shares = [
+            batched(share, together if everything else 1, n_thickness, self.plan.workspace)
+            for share in self._shares()
+        ]
 
     def _spread(self, spread: Tensor | None) -> Tensor:
         return self.steps.weight.new_zeros(self.steps.n_crystals) if spread is None else spread
@@ -192,7 +201,7 @@ class Simulation:
         middle = (segment.first + segment.last) // 2
         r = segment.hkl.to(basis.dtype) @ basis[middle].T
         cosine = float(self.normals[middle] @ steps.beam[segment.crystal])
-        m = symmetrisation(r, self.normals[middle], self.wave_number * cosine)
+        m = symmetrisation(r, self.normals[middle], self.wave_number * cosine) / math.sqrt(cosine)
         pairs = self.table.pairs(segment.hkl, segment.hkl)
         weak = self._weak(segment, basis, m)
         return SegmentTask(segment, pairs, rows, beams, window, m, weak, 1.0 / cosine)
@@ -239,7 +248,7 @@ class Simulation:
         found = sum(
             segment_derivatives_seconds(
                 task.to(dtype),
-                basis[task.segment.first : task.segment.last],
+                basis[task.segment.steps],
                 self._beam(task, dtype),
                 potential,
                 thickness,
@@ -264,13 +273,9 @@ class Simulation:
         spread = self._spread(spread)
 
         def work(task: SegmentTask) -> tuple[Tensor]:
-            part, beam = slice(task.segment.first, task.segment.last), self._beam(task, dtype)
             task = self.windows.at(task, spread)
-            return (
-                segment_intensities(
-                    task.to(dtype), basis[part], beam, u, thickness, self.wave_number
-                ).intensity,
-            )
+            own = task.to(dtype), basis[task.segment.steps], self._beam(task, dtype)
+            return (segment_intensities(*own, u, thickness, self.wave_number).intensity,)
 
         widths = (len(thickness),)
         total = self._held(*widths)
@@ -338,7 +343,7 @@ class Simulation:
         spread = self._spread(spread)
 
         def work(task: SegmentTask) -> tuple[Tensor, ...]:
-            part = slice(task.segment.first, task.segment.last)
+            part = task.segment.steps
             task = self.windows.at(task, spread)
             sums = segment_derivatives(
                 task.to(dtype),
@@ -351,12 +356,12 @@ class Simulation:
                 self.wave_number,
                 self.plan.workspace,
             )
-            by_orientation = torch.einsum("mka,akp->mp", sums.by_tilt, design[:, part])
+            by_orientation = torch.einsum("...mka,a...kp->...mp", sums.by_tilt, design[:, part])
             if spread_design is not None and self.windows.blurred is not None:
                 rates = self.windows.rates(task.segment, task.rows, spread).to(dtype)
-                by_spread = torch.einsum("mk,mk->m", rates, sums.of_steps)
-                by_orientation += torch.outer(by_spread, spread_design[task.segment.crystal].to(dtype))
-            by_structure = sums.intensity[:, :0] if sums.by_structure is None else sums.by_structure
+                by_spread = (rates * sums.of_steps).sum(-1, keepdim=True)
+                by_orientation += by_spread * spread_design[task.segment.crystal].to(dtype)
+            by_structure = sums.intensity[..., :0] if sums.by_structure is None else sums.by_structure
             return sums.intensity, by_orientation, by_structure
 
         return work
@@ -376,7 +381,7 @@ class Simulation:
         """
 
         def nothing(task: SegmentTask) -> tuple[Tensor, ...]:
-            return tuple(self.steps.weight.new_full((len(task.rows), n), torch.nan) for n in widths)
+            return tuple(self.steps.weight.new_full((*task.rows.shape, n), torch.nan) for n in widths)
 
         possible = float(potential.u.abs().max()) < _IMPOSSIBLE
         return ((task, work if possible else nothing) for task in tasks)
@@ -385,13 +390,17 @@ class Simulation:
         """Add to `totals` what all tasks of all ranks add to their observations."""
         of_process = [totals, *([total.another() for total in totals] for _ in self.shares[1:])]
 
+        def added(process: int) -> Iterator[int]:
+            for task, work in jobs(self.shares[process]):
+                for total, part in zip(of_process[process], work(task), strict=True):
+                    total.add(task.rows.flatten(), part.flatten(0, -2))
+                yield from range(task.n_segments)
+
         def share(process: int) -> None:
-            tasks = self.shares[process]
+            done, total = added(process), sum(task.n_segments for task in self.shares[process])
             with torch.no_grad():
-                found = jobs(tasks)
-                for task, work in self.progress(found, len(tasks)) if process == 0 else found:
-                    for total, part in zip(of_process[process], work(task), strict=True):
-                        total.add(task.rows, part)
+                for _ in self.progress(done, total) if process == 0 else done:
+                    pass
 
         in_processes(share, len(self.shares))
         for total, *others in zip(*of_process, strict=True):

@@ -24,7 +24,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dials_hybrid.bloch.beams import Segment
+from dials_hybrid.bloch.beams import Segment, Segments
 from dials_hybrid.bloch.propagate import SegmentTask
 from dials_hybrid.data import Dataset
 
@@ -64,24 +64,24 @@ class Windows:
             overlap = torch.where(self.blurred, near, overlap)
         return (overlap & (observations.crystal == segment.crystal)).nonzero().flatten()
 
-    def weights(self, segment: Segment, rows: Tensor, spread: Tensor) -> Tensor:
-        """w (m, K) [degree] of the steps of a segment for the observations `rows` (m,).
+    def weights(self, segment: Segment | Segments, rows: Tensor, spread: Tensor) -> Tensor:
+        """w (m, K) [degree] of the steps of a segment, or (S, m, K) of several, for the observations `rows`.
 
         Args:
             spread: the present one of each crystal (C,) [degree].
         """
-        weight = self.steps.weight[segment.first : segment.last]
+        weight = self._inside(segment, rows) * self.steps.weight[segment.steps].unsqueeze(-2)
         if self.blurred is None:
-            return self._inside(segment, rows) * weight
+            return weight
         low, high, _ = self._deviates(segment, rows, spread)
-        return self._inside(segment, rows) * weight * (torch.special.ndtr(high) - torch.special.ndtr(low))
+        return weight * (torch.special.ndtr(high) - torch.special.ndtr(low))
 
-    def rates(self, segment: Segment, rows: Tensor, spread: Tensor) -> Tensor:
+    def rates(self, segment: Segment | Segments, rows: Tensor, spread: Tensor) -> Tensor:
         """dw/ds (m, K) of the same, where windows are blurred."""
         low, high, variance = self._deviates(segment, rows, spread)
         slope = _slope(low) - _slope(high)
-        weight = self.steps.weight[segment.first : segment.last]
-        return self._inside(segment, rows) * weight * spread[segment.crystal] / variance * slope
+        weight = self.steps.weight[segment.steps] * spread[segment.crystal] / variance
+        return self._inside(segment, rows) * weight.unsqueeze(-2) * slope
 
     def at(self, task: SegmentTask, spread: Tensor) -> SegmentTask:
         """The task with the weights of this spread."""
@@ -89,24 +89,35 @@ class Windows:
             return task
         return replace(task, window=self.weights(task.segment, task.rows, spread))
 
-    def _inside(self, segment: Segment, rows: Tensor) -> Tensor:
+    def _inside(self, segment: Segment | Segments, rows: Tensor) -> Tensor:
         """(m, K) bool: the step belongs to the window, as far as that reaches."""
-        observations = self.observations
-        step = torch.arange(segment.first, segment.last, device=rows.device)
-        inside = (step >= observations.first[rows, None]) & (step < observations.last[rows, None])
-        if self.blurred is None:
-            return inside
-        angle, reached = self.steps.angle[segment.first : segment.last], self._reached[rows]
-        near = (angle > reached[:, :1]) & (angle < reached[:, 1:])
-        return torch.where(self.blurred[rows, None], near, inside)
+        observations, several = self.observations, isinstance(segment, Segments)
+        step = segment.steps
+        if isinstance(step, slice):
+            step = torch.arange(step.start, step.stop, device=rows.device)
+        first, last = observations.first[rows, None], observations.last[rows, None]
+        inside = (step.unsqueeze(-2) >= first) & (step.unsqueeze(-2) < last)
+        if self.blurred is not None:
+            angle, reached = self.steps.angle[step].unsqueeze(-2), self._reached[rows]
+            near = (angle > reached[..., :1]) & (angle < reached[..., 1:])
+            inside = torch.where(self.blurred[rows, None], near, inside)
+        return inside & _new(step).unsqueeze(-2) & _new(rows).unsqueeze(-1) if several else inside
 
-    def _deviates(self, segment: Segment, rows: Tensor, spread: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _deviates(
+        self, segment: Segment | Segments, rows: Tensor, spread: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """u_a and u_b (m, K), and sigma^2 (K,) [degree^2]."""
-        part = slice(segment.first, segment.last)
+        part = segment.steps
         variance = spread[segment.crystal] ** 2 + self.steps.weight[part] ** 2 / 12.0
-        u = (self._edges[rows, :, None] - self.steps.angle[part]) / variance.sqrt()
-        low, high = u.clamp(-_FAR, _FAR).unbind(1)
+        away = self._edges[rows].unsqueeze(-1) - self.steps.angle[part][..., None, None, :]
+        u = away / variance.sqrt()[..., None, None, :]
+        low, high = u.clamp(-_FAR, _FAR).unbind(-2)
         return low, high, variance
+
+
+def _new(numbers: Tensor) -> Tensor:
+    """Which of (S, n) do not repeat the one before: those that do only fill up."""
+    return torch.cat([torch.ones_like(numbers[:, :1]).bool(), numbers[:, 1:] != numbers[:, :-1]], dim=1)
 
 
 def _slope(u: Tensor) -> Tensor:

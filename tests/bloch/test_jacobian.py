@@ -28,9 +28,9 @@ def derivatives(request):
             segment.coupling.to(kind), segment.diagonal, THICKNESS, p, BEAMS, WAVE_NUMBER, hermitian=hermitian
         )
         return (
-            jacobian.forward(expansion, BEAMS, da, window, 2**20),
-            jacobian.forward_diagonal(expansion, BEAMS, dd),
-            *jacobian.adjoint(expansion, BEAMS, window, 2**20),
+            jacobian.forward(expansion, da, window, 2**20),
+            jacobian.forward_diagonal(expansion, dd),
+            *jacobian.adjoint(expansion, window, 2**20),
         )
 
     return function
@@ -55,9 +55,9 @@ def test_vectors_that_are_too_large_to_keep_are_made_again(monkeypatch, derivati
 def test_parameters_go_in_parts_of_equal_size(monkeypatch, derivatives):
     expected, sizes, tangents = derivatives(), [], jacobian._tangents
 
-    def spy(expansion, beams, count, ask):
+    def spy(expansion, count, ask):
         sizes.append(count)
-        return tangents(expansion, beams, count, ask)
+        return tangents(expansion, count, ask)
 
     monkeypatch.setattr(jacobian, "_tangents", spy)
     monkeypatch.setattr(jacobian, "_ROWS", 6 * STEPS)

@@ -18,11 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from segments import sweep
 
-from dials_hybrid.bloch.beams import reflections_within
-from dials_hybrid.bloch.electron import wavelength
-from dials_hybrid.bloch.geometry import excitation_errors, rotation_matrix
-from dials_hybrid.data import AtomicModel, Dataset, Observations, RockingSteps
+from dials_hybrid.data import AtomicModel
 from dials_hybrid.model.crystal import Crystal
 from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.orientation import Orientation
@@ -36,8 +34,6 @@ CELL = (15.0, 18.0, 27.0)  # [A]
 G_OBSERVED, HALF_WINDOW = 1.0, 5  # [1/A], steps
 POLICY = BeamPolicy(g_max=1.15, sg_max=0.006)
 GRID = ThicknessGrid(800.0, 40)
-WAVELENGTH = wavelength(200.0)
-BEAM = torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64)
 # carbon (Peng et al., 1996)
 AMPLITUDES = (0.0893, 0.2563, 0.757, 1.0487, 0.3575)
 WIDTHS = (0.2465, 1.71, 6.4094, 18.6113, 50.2523)
@@ -66,60 +62,9 @@ def atoms() -> AtomicModel:
     )
 
 
-def steps(images: float) -> RockingSteps:
-    """A sweep whose middle step does not depend on its length."""
-    n = round(images / STEP)
-    angle = (torch.arange(n, dtype=torch.float64) - n // 2) * STEP
-    axis = torch.tensor([0.96, 0.28, 0.0], dtype=torch.float64)
-    start = rotation_matrix(torch.tensor([0.3, -0.5, 0.2], dtype=torch.float64))
-    upright = torch.diag(1.0 / torch.tensor(CELL, dtype=torch.float64))
-    return RockingSteps(
-        basis=rotation_matrix(torch.deg2rad(angle)[:, None] * axis) @ start @ upright,
-        weight=torch.full((n,), STEP, dtype=torch.float64),
-        angle=angle,
-        crystal=torch.zeros(n, dtype=torch.long),
-        frame=torch.full((n,), -1),
-        next_frame=torch.full((n,), -1),
-        part=torch.zeros(n, dtype=torch.float64),
-        mosaic=torch.zeros(n, dtype=torch.float64),
-        beam=BEAM[None],
-        rotation_axis=axis[None],
-    )
-
-
-def dataset(structure: AtomicModel, images: float) -> Dataset:
-    """Every reflection that crosses the Ewald sphere, over `HALF_WINDOW` steps to each side."""
-    scan = steps(images)
-    hkl = reflections_within(structure.cell, G_OBSERVED)
-    before, found = None, []
-    for k, basis in enumerate(scan.basis):
-        side = excitation_errors(hkl.double() @ basis.T, BEAM, 1.0 / WAVELENGTH) > 0.0
-        if before is not None:
-            found += [(k, g) for g in (side != before).nonzero().flatten().tolist()]
-        before = side
-    k, g = (torch.tensor(x) for x in zip(*found, strict=True))
-    m = len(k)
-    one = torch.ones(m, dtype=torch.float64)
-    none = torch.full((m,), -1)
-    observations = Observations(
-        hkl=hkl[g],
-        intensity=one,
-        sigma=one,
-        first=(k - HALF_WINDOW).clamp(min=0),
-        last=(k + HALF_WINDOW).clamp(max=len(scan)),
-        crystal=torch.zeros(m, dtype=torch.long),
-        angle=scan.angle[k],
-        row=torch.arange(m),
-        frame=none,
-        share=one,
-        free=torch.zeros(m, dtype=torch.bool),
-    )
-    return Dataset(scan, observations, WAVELENGTH, m)
-
-
 def model(images: float, memory: float) -> Hybrid:
     structure = atoms()
-    data = dataset(structure, images)
+    data = sweep(structure, images, STEP, G_OBSERVED, HALF_WINDOW)
     free = torch.eye(11 * N_ATOMS, dtype=torch.float64).view(N_ATOMS, 11, -1)
     free = free[:, [0, 1, 2, 4, 5, 6, 7, 8, 9]].flatten(0, 1)
     names = tuple(map(str, range(len(free))))

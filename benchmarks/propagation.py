@@ -252,7 +252,7 @@ def jacobian_table(device: str) -> list[dict]:
         expansion = jacobian.Expansion.of_matrices(
             case.coupling, case.diagonal, case.thickness, p, beams, WAVE_NUMBER, hermitian=True
         )
-        forward = partial(jacobian.forward, expansion, beams, x + x.mT, window, 2**20)
+        forward = partial(jacobian.forward, expansion, x + x.mT, window, 2**20)
         times = medians({"forward": forward, "gemm": lambda: square @ square}, 5, device)
         flops = 4 * 27 * n**2 * k * len(expansion.series)
         fraction = flops / times["forward"] / (2 * GEMM**3 / times["gemm"])

@@ -17,7 +17,7 @@ from dials_hybrid.bloch.electron import wavelength
 from dials_hybrid.bloch.geometry import excitation_errors, rotation_matrix
 from dials_hybrid.bloch.matrix import DifferenceTable, coupling, symmetrisation
 from dials_hybrid.bloch.scattering import metric_tensor, potential_scale, structure_factors
-from dials_hybrid.data import AtomicModel
+from dials_hybrid.data import AtomicModel, Dataset, Observations, RockingSteps
 
 WAVE_NUMBER = 1.0 / wavelength(200.0)
 SG_MAX = 0.01
@@ -183,3 +183,58 @@ def problem(
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(steps, len(t), len(segment.hkl), generator=generator)
     return Problem(name, a.real.contiguous() if real else a, d, t, weights)
+
+
+def _steps(structure: AtomicModel, images: float, width: float) -> RockingSteps:
+    """A sweep whose middle step does not depend on its length."""
+    n = round(images / width)
+    angle = (torch.arange(n, dtype=torch.float64) - n // 2) * width
+    axis = torch.tensor([0.96, 0.28, 0.0], dtype=torch.float64)
+    start = rotation_matrix(torch.tensor([0.3, -0.5, 0.2], dtype=torch.float64))
+    upright = torch.linalg.cholesky(torch.linalg.inv(metric_tensor(structure.cell))).mT
+    return RockingSteps(
+        basis=rotation_matrix(torch.deg2rad(angle)[:, None] * axis) @ start @ upright,
+        weight=torch.full((n,), width, dtype=torch.float64),
+        angle=angle,
+        crystal=torch.zeros(n, dtype=torch.long),
+        frame=torch.full((n,), -1),
+        next_frame=torch.full((n,), -1),
+        part=torch.zeros(n, dtype=torch.float64),
+        mosaic=torch.zeros(n, dtype=torch.float64),
+        beam=torch.tensor([[0.0, 0.0, -1.0]], dtype=torch.float64),
+        rotation_axis=axis[None],
+    )
+
+
+def sweep(
+    structure: AtomicModel, images: float, width: float, g_observed: float, half_window: int
+) -> Dataset:
+    """Every reflection that crosses the Ewald sphere, over `half_window` steps to each side.
+
+    Images of one degree, steps of `width` [degree].
+    """
+    scan = _steps(structure, images, width)
+    hkl = reflections_within(structure.cell, g_observed)
+    before, found = None, []
+    for k, basis in enumerate(scan.basis):
+        side = excitation_errors(hkl.double() @ basis.T, scan.beam[0], WAVE_NUMBER) > 0.0
+        if before is not None:
+            found += [(k, g) for g in (side != before).nonzero().flatten().tolist()]
+        before = side
+    k, g = (torch.tensor(x) for x in zip(*found, strict=True))
+    m = len(k)
+    one = torch.ones(m, dtype=torch.float64)
+    observations = Observations(
+        hkl=hkl[g],
+        intensity=one,
+        sigma=one,
+        first=(k - half_window).clamp(min=0),
+        last=(k + half_window).clamp(max=len(scan)),
+        crystal=torch.zeros(m, dtype=torch.long),
+        angle=scan.angle[k],
+        row=torch.arange(m),
+        frame=torch.full((m,), -1),
+        share=one,
+        free=torch.zeros(m, dtype=torch.bool),
+    )
+    return Dataset(scan, observations, 1.0 / WAVE_NUMBER, m)

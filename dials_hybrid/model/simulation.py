@@ -359,8 +359,8 @@ class Simulation:
             by_orientation = torch.einsum("...mka,a...kp->...mp", sums.by_tilt, design[:, part])
             if spread_design is not None and self.windows.blurred is not None:
                 rates = self.windows.rates(task.segment, task.rows, spread).to(dtype)
-                by_spread = (rates * sums.of_steps).sum(-1, keepdim=True)
-                by_orientation += by_spread * spread_design[task.segment.crystal].to(dtype)
+                by_spread = torch.einsum("...mk,...mk->...m", rates, sums.of_steps)
+                by_orientation += by_spread.unsqueeze(-1) * spread_design[task.segment.crystal].to(dtype)
             by_structure = sums.intensity[..., :0] if sums.by_structure is None else sums.by_structure
             return sums.intensity, by_orientation, by_structure
 

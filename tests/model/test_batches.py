@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dials_hybrid.bloch import chebyshev, waves
 from dials_hybrid.bloch.propagate import Potential
+from dials_hybrid.model.batches import batched
 from dials_hybrid.model.crystal import Crystal
 from dials_hybrid.model.orientation import Orientation
 from dials_hybrid.model.simulation import BeamPolicy, Simulation
@@ -177,3 +178,21 @@ def test_a_gpu_is_waited_for_once_in_a_while(monkeypatch, synthetic, algorithm):
         assert longer.waited == few.waited <= 4 + 12 * n_batches
         n_segments, many = count(1, usual, work)
         assert few.done < 1.5 * many.done * n_batches / n_segments
+
+
+@pytest.mark.parametrize("workspace", [1, 10**5, 10**9])
+def test_a_batch_has_segments_of_one_crystal_and_room(synthetic, workspace):
+    bench = Bench(synthetic)
+    tasks = bench.simulation().tasks
+    batches = batched(tasks, 3, len(THICKNESS), workspace)
+    assert sum(batch.n_segments for batch in batches) == len(tasks)
+    largest = max(batch.n_segments for batch in batches)
+    assert largest == (1 if workspace == 1 else min(3, len(tasks)))
+    for batch in batches:
+        (s, n, _), k, m = batch.segment.hkl.shape, len(batch.segment), batch.rows.shape[1]
+        assert s == 1 or s * m * n * max(n, chebyshev.RING * k) <= workspace
+        assert set(bench.dataset.observations.crystal[batch.rows].flatten().tolist()) == {
+            batch.segment.crystal
+        }
+    n_beams = [batch.segment.hkl.shape[1] for batch in batches if batch.segment.crystal == 0]
+    assert n_beams == sorted(n_beams, reverse=True)

@@ -41,6 +41,13 @@ def test_what_is_added_is_found(in_file):
     assert torch.equal(matrix[2:5], expected[2:5])
 
 
+def test_a_row_may_be_named_several_times(in_file):
+    matrix = Held((9, 2), CPU, in_file)
+    matrix.add(torch.tensor([4, 0, 4]), torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    assert matrix[4:5].tolist() == [[6.0, 8.0]]
+    assert matrix[:].sum() == 21.0
+
+
 def test_what_left_memory_is_found_again(in_file, monkeypatch):
     monkeypatch.setattr(held, "_BLOCK", 1)
     matrix = Held((9, 1000), CPU, in_file)

@@ -38,6 +38,15 @@ def test_without_a_limit_everything_wanted_is_there():
     assert found == plan(1000.0, SIZES, 8)
 
 
+def test_segments_together_take_more_workspace_where_there_is_room():
+    together = replace(SIZES, together=True)
+    assert plan(math.inf, together, 1).workspace > plan(math.inf, SIZES, 1).workspace
+    for memory in (3.0, 5.0, 20.0):
+        found = plan(memory, together, 1)
+        assert found.workspace >= plan(memory, SIZES, 1).workspace
+        assert found.memory <= memory
+
+
 def test_a_larger_jacobian_takes_no_more_memory_but_its_file():
     """Only what each observation has at each thickness grows."""
     larger = replace(SIZES, n_propagated=2700, n_parameters=2800, table=0, smallest_table=0)

@@ -1,13 +1,13 @@
 """The kernels that propagate waves, against the matrix exponential of every step and thickness.
 
-    python benchmarks/propagation.py [--quick] [--device cuda] [--json FILE]
+    python benchmarks/propagation.py [--quick] [--device cuda] [--json FILE] [--batches]
 
 One thread (on a CPU the seconds are those of the process, so that its neighbours count less),
 complex64, intensities of all beams and the gradient of a weighted sum of them by the structure matrix
 (coupling and diagonals): the median of interleaved repeats. The baseline is torch.matrix_exp of each
 step's matrix for each thickness, applied to the first column, with autograd and checkpointing. Errors
 are relative L2 errors against complex128 eigenvectors of the same matrices. Segments: see
-segments.py.
+segments.py; segments that go together: batches.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import time
 from functools import partial
 
 import torch
+from batches import batch_table
 from segments import GENERAL, WAVE_NUMBER, ZONE_AXIS, Problem, problem, thicknesses
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -299,11 +300,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="leave out the large cases")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--batches", action="store_true", help="only segments together against one by one")
     parser.add_argument("--memory", choices=waves.AMPLITUDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.memory:
         measure_memory(options.memory)
+        return
+    if options.batches:
+        batch_table(options.quick, options.device)
         return
     results = dict(device=options.device, torch=torch.__version__)
     results["speed"] = speed_table(options.quick, options.device)
@@ -311,6 +316,7 @@ def main() -> None:
     print(f"Complex64 GEMM of this machine: {statistics.median(rates):.0f} Gflop/s")
     results["accuracy"] = accuracy_table(options.quick, options.device)
     results["scaling"] = scaling_table(options.quick, options.device)
+    results["batches"] = batch_table(options.quick, options.device)
     if not options.quick:
         results["jacobian"] = jacobian_table(options.device)
     if options.device == "cpu":

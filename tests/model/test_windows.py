@@ -11,6 +11,7 @@ from measured import ATOMS, measured_frames, measured_sweep
 from synthetic import central_differences, free_parameters, largest_error
 
 from dials_hybrid.bloch.beams import Segment
+from dials_hybrid.model.batches import batched
 from dials_hybrid.model.crystal import Crystal
 from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.orientation import Orientation
@@ -150,6 +151,22 @@ def test_jacobian_of_the_mosaic_spread(with_structure):
     assert largest_error(found, expected) < 1e-6
     without = replace(model.dataset, observations=replace(model.dataset.observations, edges=None))
     assert largest_error(hybrid_of(model, without), expected) > 0.05
+
+
+def test_segments_together_have_the_same_windows():
+    """Of an image of a sweep and of frames, where what is filled up would count twice."""
+    sweep = blurred(measured_sweep())
+    half_width = np.full(len(sweep.reflections), 0.15)
+    sweep = replace(sweep, reflections=replace(sweep.reflections, half_width=half_width))
+    model = hybrid(joined([sweep, blurred(measured_frames())]))
+    expected, simulation = model.evaluate(derivatives=True), model.simulation
+    simulation.shares = [batched(share, 100, 24, 2**26) for share in simulation.shares]
+    assert len(simulation.shares[0]) == 2 < len(simulation.tasks)
+    found = model.evaluate(derivatives=True)
+    torch.testing.assert_close(found.intensity, expected.intensity, rtol=1e-11, atol=0)
+    values = expected.jacobian[:]
+    assert ((found.jacobian[:] - values).abs() <= 1e-11 * values.abs().amax(0)).all()
+    torch.testing.assert_close(model.evaluate().intensity, expected.intensity, rtol=1e-11, atol=0)
 
 
 def hybrid_of(model: Hybrid, dataset) -> torch.Tensor:

@@ -189,7 +189,7 @@ thickness {
             "truncated normal or gamma distribution, any smooth one, or one that a small network learns"
             "as a function of scan angle and beam direction. Auto: the simplest of those of one"
             "or two numbers that predicts reflections left out of its fit within one standard error as well"
-            "as the best of them, or the network where it does so better by two."
+            "as the best of them, or the network where it does so better than each by two."
   maximum = Auto
     .type = float(value_min=50)
     .help = "Largest thickness considered [Angstrom]. Auto: from the thickness scan."

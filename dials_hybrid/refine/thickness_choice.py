@@ -9,8 +9,9 @@ p being Student's density of the error model, with the same sigma' for all model
 stay in one fold; the free set takes no part. The standard error of a difference in L comes from the
 differences of single unique reflections. Of the distributions of one or two numbers the simplest within
 one standard error of the best is chosen. A network has to earn its freedom: it takes the place of that
-one where it predicts reflections that it has not seen better by two standard errors. A wedge or a normal
-distribution, whichever is chosen of these two, is what a network or a histogram starts from.
+one where it predicts reflections that it has not seen better than each of them, by two standard errors.
+A wedge or a normal distribution, whichever is chosen of these two, is what a network or a histogram
+starts from.
 """
 
 from __future__ import annotations
@@ -140,8 +141,9 @@ class Comparison:
         behind = self._behind({name: trial for name, trial in trials.items() if name != _NETWORK})
         chosen = next(name for name, (value, error) in behind.items() if value <= error)
         if _NETWORK in trials:
-            value, error = self._behind({name: trials[name] for name in (chosen, _NETWORK)})[chosen]
-            if value > _EARNED * error:
+            behind = self._behind(trials)
+            others = [found for name, found in behind.items() if name != _NETWORK]
+            if not behind[_NETWORK][0] and all(value > _EARNED * error for value, error in others):
                 return _NETWORK
         return chosen
 

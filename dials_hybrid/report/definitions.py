@@ -36,7 +36,7 @@ DEFINITIONS = {
         "Each model is fitted to four fifths of the reflections and judged by the likelihood L of the "
         "others, with the standard error of the difference. Chosen is the simplest distribution of one or "
         "two numbers within one standard error of the best of these, or the network where "
-        "it is better by two."
+        "it is better than each by two."
     ),
     "Part of the structure": (
         "tr(S_c S⁻¹)/Σ_c tr(S_c S⁻¹), of what all crystals say about the structure, S = ΣS_c; S_c is the "

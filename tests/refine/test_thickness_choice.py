@@ -55,8 +55,9 @@ class Judged(Comparison):
     [
         (0.9, 0.5, 0.0, 3.0, "flat"),  # the simplest that is as good as the best
         (5.0, 1.9, 1.5, 0.0, "normal"),  # the network is better, but not clearly
-        (5.0, 2.1, 1.5, 0.0, "neural"),
-        (9.0, 3.0, 1.5, 0.0, "gamma"),  # against the one that would be chosen without it
+        (5.0, 2.9, 2.1, 0.0, "neural"),
+        (9.0, 3.0, 1.5, 0.0, "gamma"),
+        (1.9, 3.0, 2.5, 0.0, "flat"),  # the simplest is not clearly worse
     ],
 )
 def test_a_network_is_chosen_where_it_is_clearly_better(flat, normal, gamma, neural, expected):

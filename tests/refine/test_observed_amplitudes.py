@@ -16,9 +16,13 @@ HKL = [(1, 0, 0), (0, 1, 0), (-1, 0, 0), (2, 1, 3), (-2, -1, -3), (1, 2, -3), (1
 GROUPS = [[0, 1, 2], [3, 4, 5], [6], [7]]  # equivalents, Friedel mates among them
 
 
+def columns(found):
+    return {name: value for name, value in vars(found).items() if value is not None}
+
+
 def observations(intensity, sigma):
     found = dataset(ATOMS, [sweep(turned(ATOMS, 0.3, -0.5, 0.2), n=40, width=0.1)]).observations
-    pick = {name: getattr(found, name)[: len(HKL)] for name in vars(found)}
+    pick = {name: value[: len(HKL)] for name, value in columns(found).items()}
     assert len(pick["hkl"]) == len(HKL)
     hkl = torch.tensor(HKL)
     return replace(found, **{**pick, "hkl": hkl, "intensity": double(intensity), "sigma": double(sigma)})
@@ -27,7 +31,7 @@ def observations(intensity, sigma):
 def amplitudes(intensity, sigma, calculated):
     found = observed_amplitudes(observations(intensity, sigma), double(calculated), ATOMS)
     order = [next(i for i, h in enumerate(found.hkl.tolist()) if tuple(h) == HKL[g[0]]) for g in GROUPS]
-    return replace(found, **{name: value[order] for name, value in vars(found).items()})
+    return replace(found, **{name: value[order] for name, value in columns(found).items()})
 
 
 CALCULATED = [100.0, 300.0, 50.0, 20.0, 80.0, 10.0, 400.0, 5.0]

@@ -13,6 +13,7 @@ from pathlib import Path
 logger = logging.getLogger("dials.hybrid_refine.program")
 
 _INTERRUPTED = 130  # what a shell reports after Ctrl-C
+_TICK = 0.02  # [s] by which the times of files may be behind the clock
 
 
 def is_first_rank() -> bool:
@@ -39,7 +40,8 @@ def one_sentence(name: str, device: str, checkpoint: str | Path | None) -> Itera
     started = time.time()
 
     def advice() -> str:
-        written = checkpoint and Path(checkpoint).exists() and Path(checkpoint).stat().st_mtime >= started
+        path = Path(checkpoint or "")
+        written = path.is_file() and path.stat().st_mtime >= started - _TICK
         return f"; continue with resume={checkpoint}" if written else ""
 
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback a line

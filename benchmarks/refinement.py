@@ -27,9 +27,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from dials_hybrid.model.batches import cost
 from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.parallel import share_out
-from dials_hybrid.model.simulation import cost
 from dials_hybrid.problem import read_problem, read_result
 from dials_hybrid.report.tables import table
 

@@ -1,10 +1,20 @@
-"""Which segments are propagated together."""
+"""Which segments are propagated together, and what each costs."""
 
 from __future__ import annotations
 
 from dials_hybrid.bloch.batch import together
 from dials_hybrid.bloch.chebyshev import RING
 from dials_hybrid.bloch.propagate import SegmentTask
+
+
+def cost(task: SegmentTask) -> float:
+    """What a segment of K steps, N beams and m observations costs, up to a factor.
+
+    In units of 0.06 microseconds: what diagonalisation takes (see waves.py), and each segment whatever
+    its size. Chebyshev polynomials have the same dependence on m for many beams.
+    """
+    n, k = len(task.segment.hkl), len(task.segment)
+    return 25_000.0 + k * n**2 * (1.0 + n / 260.0) * (1.5 + len(task.rows))
 
 
 def batched(tasks: list[SegmentTask], most: int, n_thickness: int, workspace: int) -> list[SegmentTask]:

@@ -31,7 +31,7 @@ from dials_hybrid.bloch.propagate import (
     segment_intensities,
 )
 from dials_hybrid.data import AtomicModel, Dataset
-from dials_hybrid.model.batches import batched
+from dials_hybrid.model.batches import batched, cost
 from dials_hybrid.model.held import Held
 from dials_hybrid.model.memory import Sizes, plan
 from dials_hybrid.model.parallel import in_processes, share_out
@@ -80,16 +80,6 @@ class RockingSums:
     intensity: Tensor  # (M, T)
     by_structure: Held | None = None  # (M, P)
     by_orientation: Held | None = None  # (M, P')
-
-
-def cost(task: SegmentTask) -> float:
-    """What a segment of K steps, N beams and m observations costs, up to a factor.
-
-    In units of 0.06 microseconds: what diagonalisation takes (see waves.py), and each segment whatever
-    its size. Chebyshev polynomials have the same dependence on m for many beams.
-    """
-    n, k = len(task.segment.hkl), len(task.segment)
-    return 25_000.0 + k * n**2 * (1.0 + n / 260.0) * (1.5 + len(task.rows))
 
 
 class Simulation:

@@ -85,6 +85,11 @@ numerics {
     .type = float(value_min=0.0001, value_max=1)
     .help = "Largest excitation error of the beams that take part [1/Angstrom]."
     .expert_level = 1
+  weak_sg_max = 0.08
+    .type = float(value_min=0.0001, value_max=1)
+    .help = "Beams with excitation errors between sg_max and this take part by perturbation (Bethe"
+            "potentials) [1/Angstrom]. None: there are none."
+    .expert_level = 1
   rocking_step = Auto
     .type = float(value_min=0.0001)
     .help = "Scan angle between two solutions of the wave equation [degree]. Auto: from thickness and"

@@ -130,10 +130,11 @@ class Synthesis:
     def ideal(self) -> _Ideal:
         """The sweep without noise, calculated once."""
         if self._ideal is None:
+            weak = self.numerics.weak_sg_max
             logger.info(
                 f"Simulating {len(self.measurement.reflections)} reflections: |g| < "
-                f"{self.numerics.g_max:.2f} 1/A, |S_g| < {self.numerics.sg_max:g} 1/A, "
-                f"{self.numerics.nodes} thicknesses up to {self.specimen.thickness.largest:.0f} A"
+                f"{self.numerics.g_max:.2f} 1/A, |S_g| < {self.numerics.sg_max:g} 1/A"
+                f"{f' (by perturbation {weak:g} 1/A)' if weak else ''}, {self.numerics.nodes} thicknesses up to {self.specimen.thickness.largest:.0f} A"
             )
             intensity, tail = self._intensities(self.measurement)
             if not intensity.mean() > 0.0:
@@ -234,7 +235,7 @@ class Synthesis:
             )
         points = numerics.mosaic_points if self.specimen.mosaic_spread > 0.0 else 1
         nodes = _auto(numerics.nodes, thickness_nodes(measurement, self.atoms, largest))
-        return Numerics(g_max, numerics.sg_max, step, points, nodes)
+        return Numerics(g_max, numerics.sg_max, step, points, nodes, numerics.weak_sg_max or 0.0)
 
     def _truth(self, intensity: np.ndarray, sigma: np.ndarray) -> dict:
         ideal, params = self.ideal(), self.params

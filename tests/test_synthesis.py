@@ -19,7 +19,7 @@ from dials_hybrid.phil_simulate import phil_scope
 from dials_hybrid.synthesis import Synthesis, simulate
 
 CHEAP = """d_min=1.0 nproc=1 mosaic_spread=0 thickness.mean=200 thickness.width=60 numerics.g_max=1.3
-numerics.sg_max=0.01 numerics.check=False""".split()
+numerics.sg_max=0.01 numerics.weak_sg_max=None numerics.check=False""".split()
 
 
 def parameters(*text):

@@ -53,10 +53,9 @@ class Operator:
         return cls((factor * coupling).mT.contiguous(), minus.to(coupling.dtype), hermitian)
 
     @property
-    def adjoint(self) -> Operator:
-        if self.hermitian:
-            return self
-        return Operator(self.matrix.mH.contiguous(), self.minus_diagonal.conj().resolve_conj(), False)
+    def transposed(self) -> Operator:
+        matrix = self.matrix.mT.contiguous() if self.matrix.is_complex() else self.matrix
+        return Operator(matrix, self.minus_diagonal, self.hermitian)
 
     def of_steps(self, steps: slice | Tensor) -> Operator:
         return Operator(self.matrix, self.minus_diagonal[:, steps], self.hermitian)
@@ -116,14 +115,25 @@ class Operator:
         return self.matrix.new_empty(s, max(degrees, 2), k, n)
 
 
+def add_product(out: Tensor, a: Tensor, b: Tensor, *, beta: float = 1.0) -> None:
+    """out = beta out + a b, all with S first; a product by itself is faster than a batch of one."""
+    if len(out) == 1:
+        out[0].addmm_(a[0], b[0], beta=beta)
+    else:
+        out.baddbmm_(a, b, beta=beta)
+
+
 def _words(x: Tensor) -> Tensor:
     """(S, n, K, m) as real numbers (S, n, K m) or, of complex ones, (S, n, 2 K m)."""
     return (torch.view_as_real(x) if x.is_complex() else x).flatten(2)
 
 
 def two_parts(g: Tensor, real: bool) -> tuple[Tensor, Tensor]:
-    """Words whose products with those of x are Re(conj(g) x) and Re(conj(g) i x)."""
-    return (g.real.flatten(2), g.imag.flatten(2)) if real else (_words(g), _words(g * -1j))
+    """Words of conj(g) and i conj(g), or of their real parts."""
+    if real:
+        return g.real.flatten(2), g.imag.flatten(2)
+    conjugate = g.conj().resolve_conj()
+    return _words(conjugate), _words(1j * conjugate)
 
 
 class _Amplitudes(torch.autograd.Function):
@@ -145,7 +155,7 @@ class _Amplitudes(torch.autograd.Function):
         s, k, n = operator.minus_diagonal.shape
         g = gradient.transpose(1, 2)
         by_thickness = (g.conj() * psi * series.rate).real.sum((0, 2, 3)) if wanted[2] else None
-        g = (series.phase.conj()[:, None, None] * g).resolve_conj()
+        g = series.phase.conj()[:, None, None] * g
         if beams is not None:
             g = g.new_zeros(*g.shape[:-1], n).scatter_add_(-1, _of_all(beams, g), g)
         by_matrix = operator.matrix.new_zeros(s, n, n)
@@ -157,13 +167,12 @@ class _Amplitudes(torch.autograd.Function):
                 x = part.buffer(len(series))
                 for _ in part.vectors(len(series), x):
                     pass
-            parts = two_parts(g[:, :, steps], not x.is_complex())
             if by_thickness is not None:
-                by_thickness += _overlaps(x, parts, series.by_thickness)
-            _reverse(part.adjoint, x, parts, series, by_matrix, by_diagonal[:, steps])
+                by_thickness += _overlaps(x, g[:, :, steps], series.by_thickness)
+            parts = two_parts(g[:, :, steps], not x.is_complex())
+            _reverse(part.transposed, x, parts, series, by_matrix, by_diagonal[:, steps])
         factor = 2.0 / ctx.half_width
-        if not ctx.complex_diagonal:
-            by_diagonal = by_diagonal.real
+        by_diagonal = by_diagonal.conj() if ctx.complex_diagonal else by_diagonal.real
         return by_matrix.conj() * factor, by_diagonal * factor, by_thickness, None, None, None
 
 
@@ -233,7 +242,7 @@ def _sum_series(
         coefficients = series.coefficients[first : first + block.shape[1]]
         for parity in (0, 1):
             c = coefficients[parity::2].T.expand(s, -1, -1)
-            sums[parity].baddbmm_(c, rows[:, parity::2])
+            add_product(sums[parity], c, rows[:, parity::2])
     limit = _OUTSIDE * series.largest
     inside = bool(torch.linalg.vector_norm(block[:, -1], dim=-1).max() < limit)
     shape = (s, -1, k, m)
@@ -245,14 +254,14 @@ def _sum_series(
     return psi.mul_(series.phase[:, None, None]), buffer if keep else None, inside
 
 
-def _overlaps(x: Tensor, parts: tuple[Tensor, Tensor], c: Tensor) -> Tensor:
+def _overlaps(x: Tensor, g: Tensor, c: Tensor) -> Tensor:
     """sum_n c_n(t) Re<g(t), i^n x_n> (T,)."""
-    total = torch.zeros_like(c[0])
+    total, parts = torch.zeros_like(c[0]), two_parts(g.conj(), not x.is_complex())
     for first in range(0, x.shape[1], _BLOCK):
         rows = _words(x[:, first : first + _BLOCK])
-        for parity in (0, 1):
+        for parity, sign in ((0, 1.0), (1, -1.0)):
             overlap = (rows[:, parity::2] @ parts[parity].mT).sum(0)
-            total = total + (c[first : first + _BLOCK][parity::2] * overlap).sum(0)
+            total = total + sign * (c[first : first + _BLOCK][parity::2] * overlap).sum(0)
     return total
 
 
@@ -264,15 +273,17 @@ def _reverse(
     by_matrix: Tensor,
     by_diagonal: Tensor,
 ) -> None:
-    """Add the gradients by 2 X, of the matrix conjugate, for the vectors x (S, degree + 1, K, N).
+    """Add the conjugate gradients by 2 X, for the vectors x (S, degree + 1, K, N).
 
-    The operator is the adjoint of that of x.
+    The operator is the transposed one of x, and y the conjugate of y above: then no product takes a
+    conjugate.
     """
     count = x.shape[1]
     y = operator.buffer(RING)
     y[:, :2] = 0.0
-    slots, y_words, x_words = operator.slots(y), y, x.conj()
-    if operator.hermitian and x.is_complex():  # the diagonal is real: so are the products, of words
+    slots, y_words, x_words = operator.slots(y), y, x
+    words = operator.hermitian and x.is_complex()  # the diagonal is real: so are the products
+    if words:
         y_words, x_words = (torch.view_as_real(v).flatten(-2) for v in (y, x))
     overlaps = torch.zeros_like(y_words[:, :_BLOCK])
     for block in blocks_downwards(count):
@@ -284,15 +295,16 @@ def _reverse(
         for i in reversed(range(low, b)):
             operator.next_onto(slots[i + 2], slots[i + 1], slots[i])
         meets = slice(first + low - 1, first + b - 1)
-        by_matrix.baddbmm_(y[:, low:b].flatten(1, 2).mH, x[:, meets].flatten(1, 2))
+        add_product(by_matrix, y[:, low:b].flatten(1, 2).mT, x[:, meets].flatten(1, 2))
         overlaps[:, low:b].addcmul_(y_words[:, low:b], x_words[:, meets])
     overlaps = overlaps.sum(1)
-    if overlaps.shape[-1] > by_diagonal.shape[-1]:
-        overlaps = overlaps.unflatten(-1, (-1, 2)).sum(-1)
+    if words:
+        real, imaginary = overlaps.unflatten(-1, (-1, 2)).unbind(-1)
+        overlaps = real - imaginary
     by_diagonal += overlaps
     # x_1 = X x_0 lacks the factor 2 of the other products.
     half = y[:, 1] / 2.0
-    by_matrix[:, :, 0] -= half.conj().sum(1)
+    by_matrix[:, :, 0] -= half.sum(1)
     by_diagonal[:, :, 0] -= half[..., 0]
 
 
@@ -302,10 +314,10 @@ def blocks_downwards(count: int) -> Iterator[range]:
 
 
 def sources(y: Tensor, c: Tensor, parts: tuple[Tensor, Tensor]) -> None:
-    """y_n = sum_t c_n(t) (-i)^n g(t), for y (S, b, K, m) and an even first degree."""
+    """y_n = sum_t c_n(t) i^n conj(g(t)), for y (S, b, K, m) and an even first degree; see two_parts."""
     words = _words(y)
     for parity in (0, 1):
-        torch.bmm(c[parity::2].expand(len(y), -1, -1), parts[parity], out=words[:, parity::2])
+        add_product(words[:, parity::2], c[parity::2].expand(len(y), -1, -1), parts[parity], beta=0.0)
 
 
 def amplitudes(

@@ -47,7 +47,7 @@ class Expansion:
 
     batch: torch.Size  # (S,), or nothing
     intensity: Tensor  # (S, K, T, m)
-    sources: Tensor  # s (S, degree + 1, K, m), real where the vectors are
+    sources: Tensor  # conj(s) (S, degree + 1, K, m), real where the vectors are
     beams: Tensor  # (S, m)
     operator: Operator
     series: Series
@@ -75,7 +75,7 @@ class Expansion:
         )
         weights = p.mT.reshape(len(beams), -1, 1, m)
         g = waves.series.phase.conj()[:, None, None] * waves.psi * weights
-        parts = chebyshev.two_parts(g.resolve_conj(), not coupling.is_complex())
+        parts = chebyshev.two_parts(g, not coupling.is_complex())
         sources = coupling.new_empty(len(beams), len(waves.series), k, m)
         chebyshev.sources(sources, waves.series.coefficients, parts)
         intensity = (waves.psi.real**2 + waves.psi.imag**2).transpose(1, 2)
@@ -146,7 +146,7 @@ def _tangents(expansion: Expansion, count: int, ask: Callable[[Tensor, Tensor], 
 
     ask(x, out) writes -2 dX x_n (S, b, K, count, N) of vectors x (S, b, K, N).
     """
-    sources, operator = expansion.sources.conj().resolve_conj(), expansion.operator
+    sources, operator = expansion.sources, expansion.operator
     s, k, n = expansion.size
     column = torch.arange(k, device=operator.matrix.device).repeat_interleave(count)
     operator = operator.of_steps(column)
@@ -194,12 +194,12 @@ def adjoint(expansion: Expansion, window: Tensor, workspace: int) -> tuple[Tenso
         sources = expansion.sources[:, :, steps] * window.mT[:, None, steps].to(expansion.sources)
         if not expansion.batch:
             for group in _groups(window[0, :, steps], workspace // (chebyshev.RING * n)):
-                _reverse(part.adjoint, x, sources[0], expansion.beams[0], group, g[0], diagonal[0, steps])
+                _reverse(part.transposed, x, sources[0], expansion.beams[0], group, g[0], diagonal[0, steps])
             continue
         some = max(1, workspace // (s * chebyshev.RING * x.shape[2] * n))
         for of in (slice(i, i + some) for i in range(0, m, some)):
             of_some = sources[..., of], expansion.beams[:, of], g[:, of], diagonal[:, steps, of]
-            _reverse_together(part.adjoint, x, *of_some)
+            _reverse_together(part.transposed, x, *of_some)
     g, diagonal = g.mul_(expansion.factor), diagonal.mul_(expansion.factor)
     return g.view(*expansion.batch, *g.shape[1:]), diagonal.view(*expansion.batch, *diagonal.shape[1:])
 
@@ -227,12 +227,12 @@ def _reverse_together(operator: Operator, x: Tensor, sources: Tensor, beams: Ten
         low = 0 if block.start else 1
         for i in reversed(range(low, b)):
             wide.next_onto(slots[i + 2], slots[i + 1], slots[i])
-        newer = y[:, low:b].conj().resolve_conj().unflatten(2, (k, m))
+        newer = y[:, low:b].unflatten(2, (k, m))
         older = x[:, block.start + low - 1 : block.start + b - 1]
         by_matrix.baddbmm_(newer.flatten(3).flatten(1, 2).mT, older.flatten(1, 2))
         diagonal += (newer * older.unsqueeze(3)).sum(1)
     # x_1 = X x_0 lacks the factor 2 of the other products
-    half = y[:, 1].conj().unflatten(1, (k, m)) / 2.0
+    half = y[:, 1].unflatten(1, (k, m)) / 2.0
     g[..., 0] -= half.sum(1)
     diagonal[..., 0] -= half[..., 0]
 
@@ -257,7 +257,7 @@ def _groups(window: Tensor, largest: int) -> list[list[tuple[int, int, int]]]:
 def _reverse(operator: Operator, x: Tensor, sources: Tensor, beams: Tensor, group, g, diagonal) -> None:
     """Add R/2 G of the beams in `group`, for vectors x (1, degree + 1, K, N).
 
-    The operator is the adjoint of that of x.
+    The operator is the transposed one of x, and y the conjugate of y above.
     """
     device = x.device
     step = torch.cat([torch.arange(first, last, device=device) for _, first, last in group])
@@ -279,14 +279,14 @@ def _reverse(operator: Operator, x: Tensor, sources: Tensor, beams: Tensor, grou
             slots[i].view(-1).index_add_(0, entry, asked[i])
         at = 0
         for i, first, last in group:
-            newer = y[0, low:b, at : at + last - first].conj()
+            newer = y[0, low:b, at : at + last - first]
             older = x[block.start + low - 1 : block.start + b - 1, first:last]
             g[i].addmm_(newer.flatten(0, 1).mT, older.flatten(0, 1))
             diagonal[first:last, i] += (newer * older).sum(0)
             at += last - first
     at = 0
     for i, first, last in group:  # x_1 = X x_0 lacks the factor 2 of the other products
-        newer = y[0, 1, at : at + last - first].conj() / 2.0
+        newer = y[0, 1, at : at + last - first] / 2.0
         g[i, :, 0] -= newer.sum(0)
         diagonal[first:last, i, 0] -= newer[:, 0]
         at += last - first

@@ -59,14 +59,14 @@ def _extremes(coupling: Tensor, diagonal: Tensor) -> tuple[float, float]:
     v = start.to(shift).expand_as(shift) / start.norm(dim=-1, keepdim=True).to(shift)
     older, alphas, betas, matrix = None, [], [], coupling.mT.contiguous()
     for _ in range(min(_LANCZOS, n)):
-        w = torch.baddbmm(shift * v, v, matrix)
+        w, v = _words(torch.baddbmm(shift * v, v, matrix)), _words(v)
         if older is not None:
-            w = torch.addcmul(w, older, betas[-1], value=-1)
-        words = _words(w)
-        alphas.append(torch.linalg.vecdot(_words(v), words).unsqueeze(-1))
-        words.addcmul_(_words(v), alphas[-1], value=-1)
-        betas.append(torch.linalg.vector_norm(words, dim=-1, keepdim=True).clamp(min=1e-30))
-        older, v = v, w / betas[-1]
+            w.addcmul_(older, betas[-1], value=-1)
+        alphas.append(torch.linalg.vecdot(v, w).unsqueeze(-1))
+        w.addcmul_(v, alphas[-1], value=-1)
+        betas.append(torch.linalg.vector_norm(w, dim=-1, keepdim=True).clamp_(min=1e-30))
+        older, v = v, w.div_(betas[-1])
+        v = torch.view_as_complex(v.unflatten(-1, (-1, 2))) if matrix.is_complex() else v
     alpha, beta = (torch.cat(x, -1).double().cpu().numpy() for x in (alphas, betas))
     if not np.isfinite(alpha).all():
         raise ValueError("The structure matrix has entries that are not finite.")

@@ -28,6 +28,7 @@ from dials_hybrid.refine.restraints import restraint_rows
 from dials_hybrid.refine.rvalues import r_values
 from dials_hybrid.refine.target import Target, Weighting
 
+_RELAXING = 5  # cycles
 _SMALL_SHIFT = 0.05  # in s.u.s: what is left to do does not count
 
 
@@ -201,11 +202,7 @@ class JointFit:
             if x is start:
                 observations = self.hybrid.dataset.observations
                 self.target = target or self.weighting.target(observations, evaluation.intensity)
-            return Linearisation(
-                self.target.residuals(evaluation.intensity),
-                evaluation.jacobian.weighted(self.target.root_weight),
-                evaluation,
-            )
+            return self._weighted(evaluation)
 
         steps = minimise(
             linearise,
@@ -215,6 +212,7 @@ class JointFit:
             max_cycles=max_cycles,
             small_cycles=small_cycles,
             tolerance=tolerance,
+            relax=self._relaxed if "orientation" in blocks else self._rescaled,
         )
         for number, step in enumerate(steps, start=1):
             fit = self._fit(step, active)
@@ -225,6 +223,46 @@ class JointFit:
         if "crystal" in blocks:
             fit = replace(fit, contributions=self._contributions(step, active))
         return fit
+
+    def _weighted(self, evaluation: Evaluation) -> Linearisation:
+        assert evaluation.jacobian is not None
+        return Linearisation(
+            self.target.residuals(evaluation.intensity),
+            evaluation.jacobian.weighted(self.target.root_weight),
+            evaluation,
+        )
+
+    def _relaxed(self, x: Tensor, at: Linearisation, prior: Prior) -> tuple[Tensor, Linearisation]:
+        """Thickness and scale at their best, all else at x: no propagation is needed for that."""
+        sums = RockingSums(at.model.sums.intensity)
+
+        def linearise(x: Tensor, fresh: bool) -> Linearisation:
+            self.hybrid.load_vector(x)
+            return self._weighted(self.hybrid.recombine(sums, derivatives=True))
+
+        active = torch.zeros_like(x, dtype=torch.bool)
+        for name in ("thickness", "scale"):
+            active[self.hybrid.slices()[name]] = True
+        *_, step = minimise(
+            linearise,
+            x,
+            lambda start: prior,
+            active=active,
+            max_cycles=_RELAXING,
+            relax=self._rescaled,
+        )
+        self.hybrid.load_vector(step.x)
+        return step.x, self._weighted(self.hybrid.recombine(at.model.sums, derivatives=True))
+
+    def _rescaled(self, x: Tensor, at: Linearisation, prior: Prior) -> tuple[Tensor, Linearisation]:
+        """One scale for all at its best, all else at x."""
+        factor = float(self.target.best_scale(at.model.intensity))
+        if not factor > 0.0:
+            return x, at
+        self.hybrid.load_vector(x)
+        with torch.no_grad():
+            self.hybrid.scale.constant.add_(math.log(factor))
+        return self.hybrid.vector(), self._weighted(self.hybrid.recombine(at.model.sums, derivatives=True))
 
     def _contributions(self, step: Step, active: Tensor) -> tuple[Contribution, ...]:
         hybrid, prior = self.hybrid, step.normal_matrix - step.data_matrix

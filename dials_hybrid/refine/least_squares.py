@@ -86,6 +86,9 @@ class Step:
     converged: bool = False
 
 
+Relax = Callable[[Tensor, Linearisation, Prior], tuple[Tensor, Linearisation]]
+
+
 def minimise(
     linearise: Callable[[Tensor, bool], Linearisation],
     x: Tensor,
@@ -96,6 +99,7 @@ def minimise(
     small_cycles: float = math.inf,
     damping: float = 1e-3,
     tolerance: float = 1e-3,
+    relax: Relax | None = None,
 ) -> Iterator[Step]:
     """Improve x cycle by cycle; yields the state after each (that of the start for no cycles).
 
@@ -113,8 +117,10 @@ def minimise(
         small_cycles: and so many that lower the objective by less than a hundredth of itself.
         damping: lambda of the first cycle.
         tolerance: relative decrease of the objective that counts as progress.
+        relax: takes a point and the model there to a better one, where that is cheap; the valley that a
+            step follows may be curved in the parameters that it moves.
     """
-    search = _Search(linearise, x, prior, active, damping, tolerance)
+    search = _Search(linearise, x, prior, active, damping, tolerance, relax)
     if max_cycles == 0:
         yield search.result()
     for _ in range(max_cycles):
@@ -129,8 +135,9 @@ def minimise(
 class _Search:
     """The state of a minimisation and how it moves."""
 
-    def __init__(self, linearise, x, prior, active, damping, tolerance):
+    def __init__(self, linearise, x, prior, active, damping, tolerance, relax):
         self.linearise = linearise
+        self.relax = relax
         self.active = active
         self.tolerance = tolerance
         self.outdated = False  # the Jacobian does not predict what steps gain
@@ -147,8 +154,7 @@ class _Search:
             if self._shift(_SMALLEST_DAMPING)[1] < self.tolerance * state.objective:
                 break
             shift, expected = self._shift(state.damping)
-            x = state.x + shift
-            new = self._at(x, self.linearise(x, False), False, state.damping / 10.0, shift)
+            new = self._try(shift)
             gain = state.objective - new.objective
             if gain > 0.0:
                 self.state = replace(new, damping=max(new.damping, _SMALLEST_DAMPING))
@@ -159,6 +165,14 @@ class _Search:
             else:
                 self.refresh()
         self.state = replace(self.state, shift=torch.zeros_like(self.state.x), converged=True)
+
+    def _try(self, shift: Tensor) -> Step:
+        """The state after this shift."""
+        x = self.state.x + shift
+        at = self.linearise(x, False)
+        if self.relax and bool(torch.isfinite(at.residuals).all()):
+            x, at = self.relax(x, at, self.prior)
+        return self._at(x, at, False, self.state.damping / 10.0, x - self.state.x)
 
     def result(self) -> Step:
         """The present state, with what remains to be shifted by the Jacobian at hand."""

@@ -20,7 +20,7 @@ from dxtbx.model.experiment_list import ExperimentList
 from dials_hybrid.command_line.hybrid_simulate import run
 
 CHEAP = """d_min=1.0 nproc=1 mosaic_spread=0 thickness.mean=200 thickness.width=60 numerics.g_max=1.3
-numerics.sg_max=0.01""".split()
+numerics.sg_max=0.01 numerics.weak_sg_max=None""".split()
 OUTPUT = {"simulated.expt", "simulated.refl", "simulated.json", "dials.hybrid_simulate.log"}
 
 

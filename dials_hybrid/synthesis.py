@@ -130,11 +130,12 @@ class Synthesis:
     def ideal(self) -> _Ideal:
         """The sweep without noise, calculated once."""
         if self._ideal is None:
-            weak = self.numerics.weak_sg_max
+            numerics = self.numerics
+            weak = f" (by perturbation {numerics.weak_sg_max:g} 1/A)" if numerics.weak_sg_max else ""
             logger.info(
-                f"Simulating {len(self.measurement.reflections)} reflections: |g| < "
-                f"{self.numerics.g_max:.2f} 1/A, |S_g| < {self.numerics.sg_max:g} 1/A"
-                f"{f' (by perturbation {weak:g} 1/A)' if weak else ''}, {self.numerics.nodes} thicknesses up to {self.specimen.thickness.largest:.0f} A"
+                f"Simulating {len(self.measurement.reflections)} reflections: |g| < {numerics.g_max:.2f} 1/A, "
+                f"|S_g| < {numerics.sg_max:g} 1/A{weak}, {numerics.nodes} thicknesses up to "
+                f"{self.specimen.thickness.largest:.0f} A"
             )
             intensity, tail = self._intensities(self.measurement)
             if not intensity.mean() > 0.0:

@@ -133,9 +133,9 @@ class Synthesis:
             numerics = self.numerics
             weak = f" (by perturbation {numerics.weak_sg_max:g} 1/A)" if numerics.weak_sg_max else ""
             logger.info(
-                f"Simulating {len(self.measurement.reflections)} reflections: |g| < {numerics.g_max:.2f} 1/A, "
-                f"|S_g| < {numerics.sg_max:g} 1/A{weak}, {numerics.nodes} thicknesses up to "
-                f"{self.specimen.thickness.largest:.0f} A"
+                f"Simulating {len(self.measurement.reflections)} reflections: |g| < "
+                f"{numerics.g_max:.2f} 1/A, |S_g| < {numerics.sg_max:g} 1/A{weak}, "
+                f"{numerics.nodes} thicknesses up to {self.specimen.thickness.largest:.0f} A"
             )
             intensity, tail = self._intensities(self.measurement)
             if not intensity.mean() > 0.0:

@@ -93,3 +93,24 @@ def test_beams_of_a_long_sweep_and_of_a_second_beam():
         least = s_g[segment.first : segment.last].amin(0)
         assert as_set(segment.hkl[1:]) == as_set(hkl[least < SG_MAX])
         assert as_set(segment.weak) == as_set(hkl[(least >= SG_MAX) & (least < 3.0 * SG_MAX)])
+
+
+def test_large_sets_of_beams_are_filled_up_to_a_multiple_of_four_with_the_next_ones():
+    atoms = triclinic()
+    steps = dataset(atoms, [sweep(turned(atoms, 0.3, -0.5, 0.2), n=20, width=0.4)]).steps
+    hkl = reflections_within(atoms.cell, 4.0 * G_MAX)
+    options = {"wave_number": K, "sg_max": SG_MAX, "weak_sg_max": 3.0 * SG_MAX, "length": 2}
+    segments = cut_segments(steps.basis, BEAM.expand(20, 3), steps.crystal, hkl, **options)
+    s_g = excitation_errors((steps.basis @ hkl.to(torch.float64).T).mT, BEAM, K).abs()
+    filled = 0
+    for segment in segments:
+        least = s_g[segment.first : segment.last].amin(0)
+        near = int((least < SG_MAX).sum())
+        assert near >= 99 and len(segment.hkl) % 4 == 0
+        extra = len(segment.hkl) - 1 - near
+        filled += extra
+        assert 0 <= extra < 4
+        assert as_set(segment.hkl[1:]) == as_set(hkl[least.argsort()[: near + extra]])
+        assert not as_set(segment.weak) & as_set(segment.hkl)
+        assert len(segment.weak) + len(segment.hkl) - 1 == int((least < 3.0 * SG_MAX).sum())
+    assert filled > 5

@@ -176,3 +176,37 @@ def test_the_free_set_has_no_influence(joint_fit, measured):
         fit.refine(**CYCLES, on_cycle=lambda cycle: None)
         results.append(fit.hybrid.vector())
     assert torch.equal(*results)
+
+
+def test_a_trial_step_takes_thickness_and_scale_to_their_best(joint_fit):
+    """With the structure and orientation that are tried."""
+    fit = joint_fit()
+    hybrid = fit.hybrid
+    off = hybrid.vector()
+    off[hybrid.slices()["thickness"]] *= 0.8
+    hybrid.load_vector(off)
+    evaluation = hybrid.evaluate(derivatives=True)
+    fit.target = fit.weighting.target(hybrid.dataset.observations, evaluation.intensity)
+    start = fit._weighted(evaluation)
+    prior, x = fit._prior(start), hybrid.vector()
+    moved, at = fit._relaxed(x, start, prior)
+    cheap = torch.cat([torch.arange(len(x))[hybrid.slices()[name]] for name in ("thickness", "scale")])
+    others = torch.ones(len(x), dtype=torch.bool)
+    others[cheap] = False
+    assert torch.equal(moved[others], x[others])
+    assert torch.equal(hybrid.vector(), moved)
+    assert len(at.jacobian.weighted(torch.ones_like(at.residuals))[0:1][0]) == len(x)
+
+    def objective(v):
+        hybrid.load_vector(v)
+        at = fit._weighted(hybrid.recombine(evaluation.sums, derivatives=True))
+        return float((at.residuals**2).sum()) + prior.chi_squared(v)
+
+    best = objective(moved)
+    assert best < 0.9 * objective(x)
+    uncertainty = torch.diagonal(torch.linalg.pinv(at.normal_equations()[0])).clamp(min=0.0).sqrt()
+    for i in cheap:
+        for sign in (-1.0, 1.0):
+            other = moved.clone()
+            other[i] += sign * 0.1 * uncertainty[i]
+            assert objective(other) > best - 1e-3 * best

@@ -330,3 +330,35 @@ def test_cycles_that_gain_little_are_counted():
     assert 2 < sum(small) < len(small)
     second = [i for i, flag in enumerate(small) if flag][1]
     assert len(run(problem, double([-1.2, 1.0]), small_cycles=2)) == second + 1
+
+
+def test_steps_along_a_curved_valley_with_what_is_cheap_at_its_best():
+    """An exponential, whose amplitude has a closed form."""
+    t = torch.linspace(0.0, 4.0, M, dtype=torch.float64)
+    f = decay(t)
+    truth, start = double([3.0, 1.3]), double([0.01, 6.0])
+    plain, problem = Problem(f, f(truth)), Problem(f, f(truth))
+    seen = []
+
+    def relax(x, at, prior):
+        curve = f(torch.stack([torch.ones_like(x[1]), x[1]]))
+        relaxed = torch.stack([curve @ problem.y / (curve @ curve), x[1]])
+        seen.append(relaxed)
+        return relaxed, Linearisation(f(relaxed) - problem.y, at.jacobian)
+
+    steps = run(problem, start, relax=relax)
+    torch.testing.assert_close(steps[-1].x, truth, rtol=1e-6, atol=1e-6)
+    assert all(any(torch.equal(step.x, relaxed) for relaxed in seen) for step in steps)
+    torch.testing.assert_close(steps[0].shift, steps[0].x - start)
+    run(plain, start)
+    assert problem.n_jacobians < 0.7 * plain.n_jacobians
+
+
+def test_nothing_is_relaxed_where_the_model_is_not_finite():
+    problem = Problem(lambda x: torch.log(x), torch.zeros(1, dtype=torch.float64))
+
+    def relax(x, at, prior):
+        assert float(x) > 0.0
+        return x, at
+
+    assert float(run(problem, double([3.0]), relax=relax)[-1].x) == pytest.approx(1.0)

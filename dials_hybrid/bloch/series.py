@@ -43,8 +43,14 @@ def _around(low: float, high: float) -> tuple[float, float]:
 
 
 def _words(x: Tensor) -> Tensor:
-    """Complex numbers as twice as many real ones, whose sums are done much faster."""
     return torch.view_as_real(x).flatten(-2) if x.is_complex() else x
+
+
+@lru_cache(maxsize=1024)
+def _start(n: int) -> Tensor:
+    """A random vector of unit length (2, n), twice the same."""
+    x = torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    return (x / x.norm()).expand(2, -1)
 
 
 def _extremes(coupling: Tensor, diagonal: Tensor) -> tuple[float, float]:
@@ -54,19 +60,23 @@ def _extremes(coupling: Tensor, diagonal: Tensor) -> tuple[float, float]:
     with the residual added (Zhou & Li, 2011) bound these two.
     """
     shift = torch.stack([diagonal.amin(-2), diagonal.amax(-2)], dim=-2).to(coupling.dtype)
-    n = coupling.shape[-1]
-    start = torch.randn(2, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
-    v = start.to(shift).expand_as(shift) / start.norm(dim=-1, keepdim=True).to(shift)
-    older, alphas, betas, matrix = None, [], [], coupling.mT.contiguous()
+    n, matrix = coupling.shape[-1], coupling.mT.contiguous()
+    # Each vector also as real numbers, whose sums are done much faster.
+    now, new, free = ((x, _words(x)) for x in (torch.empty_like(shift) for _ in range(3)))
+    now[0].copy_(_start(n))
+    older: tuple[Tensor, Tensor] | None = None
+    alphas: list[Tensor] = []
+    betas: list[Tensor] = []
     for _ in range(min(_LANCZOS, n)):
-        w, v = _words(torch.baddbmm(shift * v, v, matrix)), _words(v)
+        torch.mul(shift, now[0], out=new[0]).baddbmm_(now[0], matrix)
+        v, w = now[1], new[1]
         if older is not None:
-            w.addcmul_(older, betas[-1], value=-1)
+            w.addcmul_(older[1], betas[-1], value=-1)
         alphas.append(torch.linalg.vecdot(v, w).unsqueeze(-1))
         w.addcmul_(v, alphas[-1], value=-1)
         betas.append(torch.linalg.vector_norm(w, dim=-1, keepdim=True).clamp_(min=1e-30))
-        older, v = v, w.div_(betas[-1])
-        v = torch.view_as_complex(v.unflatten(-1, (-1, 2))) if matrix.is_complex() else v
+        w.div_(betas[-1])
+        older, now, new = now, new, older or free
     alpha, beta = (torch.cat(x, -1).double().cpu().numpy() for x in (alphas, betas))
     if not np.isfinite(alpha).all():
         raise ValueError("The structure matrix has entries that are not finite.")

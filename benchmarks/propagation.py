@@ -29,7 +29,6 @@ from torch.utils.checkpoint import checkpoint
 
 from dials_hybrid.bloch import chebyshev, jacobian, waves
 
-
 _TURN = 0.1  # seconds that are measured at once, at least
 
 

@@ -76,7 +76,7 @@ def _extremes(coupling: Tensor, diagonal: Tensor) -> tuple[float, float]:
         w.addcmul_(v, alphas[-1], value=-1)
         betas.append(torch.linalg.vector_norm(w, dim=-1, keepdim=True).clamp_(min=1e-30))
         w.div_(betas[-1])
-        older, now, new = now, new, older or free
+        older, now, new = now, new, free if older is None else older
     alpha, beta = (torch.cat(x, -1).double().cpu().numpy() for x in (alphas, betas))
     if not np.isfinite(alpha).all():
         raise ValueError("The structure matrix has entries that are not finite.")

@@ -173,12 +173,13 @@ def speed_table(quick: bool, device: str) -> list[dict]:
 
 
 def products(case: Problem) -> float:
-    """Flops of the three products of each degree."""
-    n, k, _ = case.size
+    """Flops of the products of each degree: three with matrices, two with T coefficients."""
+    n, k, t = case.size
     made = chebyshev.propagate(
         case.coupling[None], case.diagonal[None], case.thickness, WAVE_NUMBER, None, hermitian=True
     )
-    return 3 * len(made.series) * (8 if case.coupling.is_complex() else 2) * n * n * k
+    words = 2 if case.coupling.is_complex() else 1
+    return len(made.series) * n * k * (3 * 2 * words**2 * n + 2 * 2 * words * t)
 
 
 def accuracy_table(quick: bool, device: str) -> list[dict]:

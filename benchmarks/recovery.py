@@ -7,7 +7,7 @@ distributions of thickness; starts with every atom moved by the same distance in
 directions that its symmetry allows) and all U reset. Hydrogen atoms stay where they are. Counts are those of
 the quartz data, to 0.8 A. The refinement has its default settings, but for structure.hydrogens=fixed and the
 beams: more for quartz, since those of the default are worse than the noise of these counts, and fewer for the
-organic crystal, to save time, which is simulated with beams to |g| = 1.6 1/A too. The other hand is not refined.
+organic crystal, to save time, which is simulated with beams to |g| = 1.6 1/A. The other hand is not refined.
 
 rmsd          of the other atoms to the truth, an origin that is free taken out [A]; fixed hydrogens hold it
 |e|/s.u.      mean over all refined coordinates

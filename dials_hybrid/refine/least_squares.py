@@ -3,10 +3,11 @@
 Minimises |r(x)|^2 + sum ((x - c) / s)^2 + |q(x)|^2. Damping follows Marquardt: the diagonal of the normal
 matrix is enlarged by a factor 1 + lambda, so that parameters of any unit are treated alike.
 
-Thickness and scale replace each other along a valley that is curved in their parameters: a long straight step
-leaves it, and short ones creep. So a trial step may be relaxed before it is judged: what is cheap to refine alone
-is taken to its best there, as in separable least squares (Golub & Pereyra, 1973). For all blocks together that is
-thickness and scale, which need no propagation; for these two alone it is one scale for all, in closed form.
+Thickness and scale replace each other along a valley that is curved in their parameters: a long straight
+step leaves it, and short ones creep. So a trial step may be relaxed before it is judged: what is cheap to
+refine alone is taken to its best there, as in separable least squares (Golub & Pereyra, 1973). For all blocks
+together that is thickness and scale, which need no propagation; for these two alone it is one scale for all,
+in closed form.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from dials_hybrid.refine.rvalues import r_values
 from dials_hybrid.refine.target import Target, Weighting
 
 _RELAXING = 5  # cycles
+_SMALL_GAIN = 0.99  # of the objective that is left
 _SMALL_SHIFT = 0.05  # in s.u.s: what is left to do does not count
 
 
@@ -110,7 +111,10 @@ class JointFit:
         on_cycle: Callable[[Cycle], None],
         small_cycles: float = math.inf,
     ) -> Fit:
-        """Refine these blocks together; `on_cycle` is called after each cycle."""
+        """Refine these blocks together; `on_cycle` is called after each cycle.
+
+        It ends with a cycle that gains little, where another would shift nothing by a twentieth of its s.u.
+        """
 
         structure = "crystal" in blocks
         sums: RockingSums | None = None
@@ -194,7 +198,7 @@ class JointFit:
         for name, part in self.hybrid.slices().items():
             active[part] = name in blocks
 
-        start = self.hybrid.vector()
+        start, costly = self.hybrid.vector(), "orientation" in blocks
 
         def linearise(x: Tensor, fresh: bool) -> Linearisation:
             self.hybrid.load_vector(x)
@@ -212,13 +216,17 @@ class JointFit:
             max_cycles=max_cycles,
             small_cycles=small_cycles,
             tolerance=tolerance,
-            relax=self._relaxed if "orientation" in blocks else self._rescaled,
+            relax=self._relaxed if costly else self._rescaled,
         )
+        before = math.inf
         for number, step in enumerate(steps, start=1):
             fit = self._fit(step, active)
             if number == 1 or step.shift.any():
                 self.hybrid.load_vector(step.x)  # the last one tried may have been worse
                 on_cycle(self._cycle(stage, number, step, fit))
+            if costly and fit.converged and before > step.objective > _SMALL_GAIN * before:
+                break
+            before = step.objective
         self.hybrid.load_vector(step.x)
         if "crystal" in blocks:
             fit = replace(fit, contributions=self._contributions(step, active))

@@ -210,3 +210,17 @@ def test_a_trial_step_takes_thickness_and_scale_to_their_best(joint_fit):
             other = moved.clone()
             other[i] += sign * 0.1 * uncertainty[i]
             assert objective(other) > best - 1e-3 * best
+
+
+def test_a_stage_ends_where_the_next_cycle_would_shift_nothing(joint_fit):
+    """Not after as many small cycles as it may have."""
+    options = CYCLES | {"max_cycles": 30, "tolerance": 1e-14}
+    fit, cycles = joint_fit(), []
+    result = fit.refine(**options, on_cycle=cycles.append)
+    assert result.converged and 2 <= len(cycles) < 12
+    assert cycles[-1].largest_shift < 0.5
+    before = fit.hybrid.vector()
+    again = fit.refine(**options | {"max_cycles": 2}, on_cycle=cycles.append)
+    shift = (fit.hybrid.vector() - before)[fit.hybrid.structure].abs()
+    uncertainty = torch.diagonal(again.covariance)[fit.hybrid.structure].clamp(min=0.0).sqrt()
+    assert (shift <= 0.2 * uncertainty + 1e-12).all()

@@ -93,15 +93,15 @@ class Operator:
     def vectors(self, count: int, buffer: Tensor) -> Iterator[tuple[int, Tensor]]:
         """x_n of degrees n < count: the first degree and a block (S, b, K, N) that starts with it.
 
-        Blocks are pieces of `buffer`, (S, count, K, N) if it can take all of them; one for
-        RING degrees is written again and again.
+        There is one block if `buffer`, (S, n, K, N), can take all of them; one for RING degrees is
+        written again and again.
         """
-        slots, ring = self.slots(buffer), buffer.shape[1] < count
+        slots, size = self.slots(buffer), _BLOCK if buffer.shape[1] < count else count
         self.start(buffer)
         made, offset = 2, 0  # the slot of degree n is n - offset
-        for first in range(0, count, _BLOCK):
-            last = min(first + _BLOCK, count)
-            if ring and first:
+        for first in range(0, count, size):
+            last = min(first + size, count)
+            if first:
                 for i in (0, 1):
                     slots[i].copy_(slots[first - 2 + i - offset])
                 offset = first - 2
@@ -146,7 +146,7 @@ class _Amplitudes(torch.autograd.Function):
         ctx.save_for_backward(waves.psi, beams)
         ctx.operator, ctx.series, ctx.half_width = waves.operator, waves.series, waves.half_width
         ctx.kept, ctx.complex_diagonal = waves.kept, diagonal.is_complex()
-        return waves.psi.transpose(1, 2)
+        return waves.psi.transpose(1, 2).contiguous()  # whoever goes on with it is faster then
 
     @staticmethod
     def backward(ctx, gradient):

@@ -79,7 +79,8 @@ def test_the_result_has_what_the_interface_promises(refined):
     assert refined.thickness.model == "neural"
     assert len(refined.experiments) == 1
     assert "intensity.dyn.scale" in refined.reflections
-    assert list(refined.summary["seconds"]) == [*STAGES, "hand", "total"]
+    timed = [stage for stage in refined.summary["seconds"] if stage != "displacements"]  # not always needed
+    assert timed == [*STAGES, "hand", "total"]
     assert [cycle["stage"] for cycle in refined.summary["history"]][-1] == "final"
 
 

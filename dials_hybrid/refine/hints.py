@@ -46,13 +46,13 @@ def poor_fit(summary: Mapping) -> Iterator[str]:
 def poor_start(summary: Mapping) -> Iterator[str]:
     """An atom (not hydrogen) moved by more than 0.15 A, or R1_obs is 15 to 25 %.
 
-    Unless the sigmas of the table explain the residuals within a factor of three. A refinement from so far
-    away may end in a false minimum.
+    Unless the sigmas of the table explain the residuals within a factor of three, and all displacements are
+    positive. A refinement from so far away may end in a false minimum.
     """
     atoms = [atom for atom in summary["displacements"] if atom["element"] not in ("H", "D")]
     far = max(atoms, key=lambda atom: atom["moved"], default=None)
     ratio = summary["goodness_of_input_sigmas"]
-    if not ratio > 3.0:
+    if not (ratio > 3.0 or any(atom["smallest"] <= 0.0 for atom in atoms)):
         return
     if far and far["moved"] > 0.15:
         yield (

@@ -2,7 +2,7 @@
 
     scan         plates, wedges and normal distributions of thickness; nothing is refined
     orientation  tilts, mosaic spread, thickness and scale; the structure waits
-    joint        everything together
+    joint        everything together; once more with U made isotropic where they are not positive
     thickness    another model takes over the thickness distribution; all else waits
     final        everything together, in finer rocking steps and with absorption where that is wanted, which
                  the stages before do without; the covariance matrix, and intensities in double precision
@@ -30,6 +30,7 @@ from dials_hybrid.model.hybrid import BLOCKS, Hybrid
 from dials_hybrid.model.simulation import Progress, silent
 from dials_hybrid.refine.absolute_structure import Hands, compare, is_chiral, other_hand
 from dials_hybrid.refine.build import Builder
+from dials_hybrid.refine.displacements import isotropic_instead
 from dials_hybrid.refine.error_model import ErrorModel
 from dials_hybrid.refine.joint_fit import Cycle, Fit, JointFit
 from dials_hybrid.refine.rvalues import observed
@@ -226,11 +227,30 @@ class Protocol:
         for _ in range(_MORE_ROUNDS):
             if stage == "joint" and cycles and cycles[-1].r1_obs > _POOR:
                 fit = refine()  # slow at first from far away
+        shifts = isotropic_instead(hybrid.crystal) if stage == "joint" and cycles else None
+        if shifts is not None:
+            self.on_stage("displacements")
+            first, count = fit, len(cycles)
+            fit = self._better(hybrid, first, shifts, refine)
+            if fit is first:
+                del cycles[count:]
         if stage == "final" and not _DESCRIBED[0] < fit.goodness_of_fit < _DESCRIBED[1]:
             fit = refine()  # the weights were those of where the stage began
         if stage in ("final", "given"):
             fit = replace(fit, evaluation=hybrid.precise())
         return fit, cycles
+
+    def _better(self, hybrid: Hybrid, fit: Fit, shifts: Tensor, refine: Callable[[], Fit]) -> Fit:
+        """Refine from other shifts of the structure, and go back if that ends worse."""
+        before = hybrid.vector()
+        with torch.no_grad():
+            hybrid.crystal.shifts.copy_(shifts)
+        after = refine()
+        if after.log_likelihood > fit.log_likelihood:
+            return after
+        hybrid.load_vector(before)
+        self.reached = before.tolist()
+        return fit
 
     def _orientation(self, hybrid: Hybrid, state: State) -> tuple[Hybrid, State, Fit, list[Cycle]]:
         """The stage from each promising thickness; what fits best goes on."""

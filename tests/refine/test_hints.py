@@ -140,6 +140,12 @@ def test_thresholds(code, bad, text, fair):
     assert hints(good(**fair)) == []
 
 
+@pytest.mark.parametrize(("smallest", "expected"), [(0.0, ["poor_start", "non_positive_u"]), (1e-6, [])])
+def test_far_from_the_start_with_a_displacement_that_is_not_positive(smallest, expected):
+    summary = good(**atom(smallest, moved=0.4), goodness_of_input_sigmas=2.5)
+    assert [hint.code for hint in hints(summary)] == expected
+
+
 def test_every_check_has_a_case():
     assert {check.__name__ for check in CHECKS} == {case[0] for case in CASES}
 

@@ -232,3 +232,30 @@ def test_free_set_can_be_empty(inputs):
     outcome, _ = run(inputs, "wedge", free_fraction=0.0)
     last = outcome.state.history[-1]
     assert last.r1_free != last.r1_free and last.r1_obs < 0.1
+
+
+def test_displacements_that_are_not_positive_are_made_anew(inputs, monkeypatch):
+    """Refined from where they are, and from the isotropic ones: what fits better goes on."""
+    seen, ends = [], []
+    settings = replace(SHORT, thickness_model="flat", thickness_maximum=600.0)
+    protocol = Protocol(inputs, settings, on_cycle=seen.append)
+    hybrid = protocol._model(protocol.rough, protocol._scan())
+    good = hybrid.crystal.shifts.detach().clone()
+
+    def recorded(crystal):
+        ends.append((crystal.shifts.detach().clone(), hybrid.vector()))
+        return good + ends_with
+
+    monkeypatch.setattr(module, "isotropic_instead", recorded)
+    ends_with = 0.05  # every coordinate moved, and every U larger: ends worse
+    worse, cycles = protocol._refine(hybrid, "joint")
+    assert torch.equal(hybrid.vector(), ends[-1][1]) and protocol.reached == hybrid.vector().tolist()
+    assert 0 < len(cycles) < len(seen)  # those of the fit that is kept
+    with torch.no_grad():
+        hybrid.crystal.shifts.add_(0.05)
+    ends_with = 0.0
+    better, _ = protocol._refine(hybrid, "joint")
+    assert better.log_likelihood > worse.log_likelihood - 1.0
+    assert not torch.equal(hybrid.vector(), ends[-1][1])
+    protocol._refine(hybrid, "final")
+    assert len(ends) == 2  # of the joint stage alone

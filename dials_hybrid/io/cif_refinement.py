@@ -10,7 +10,7 @@ from datetime import date
 
 from cctbx import xray
 
-from dials_hybrid.data import RockingSteps
+from dials_hybrid.data import ATOM_PARAMETERS, RockingSteps
 from dials_hybrid.io.constraints import Constraints
 
 _DETAILS = """\
@@ -127,7 +127,9 @@ def weighting_items(errors: Sequence[Mapping[str, float]], cutoff: float | None)
 
 def hydrogen_treatment(structure: xray.structure, constraints: Constraints) -> str:
     """What moves the hydrogen atoms: themselves (`refall`), others (`constr`), nothing (`noref`)."""
-    jacobian = constraints.jacobian.reshape(len(constraints.names), structure.scatterers().size(), -1)
+    jacobian = constraints.jacobian.reshape(
+        len(constraints.names), structure.scatterers().size(), len(ATOM_PARAMETERS)
+    )
     kinds = set()
     for i, scatterer in enumerate(structure.scatterers()):
         if scatterer.element_symbol() in ("H", "D"):

@@ -76,7 +76,7 @@ class Geometry:
         self.metric_spread = [] if cell_su is None else _metric_spread(structure, cell_su)
         values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
         root = vectors * np.sqrt(values.clip(min=0))
-        by_atom = constraints.jacobian.numpy().reshape(len(root), -1, _WIDTH)[:, :, :3]
+        by_atom = constraints.jacobian.numpy().reshape(len(root), len(self.sites), _WIDTH)[:, :, :3]
         self.spread = np.einsum("pnx,pq->nxq", by_atom, root)  # of each site (n, 3, P)
 
     def vector(self, i: int, j: int, rt_mx: sgtbx.rt_mx) -> Vector:

@@ -194,6 +194,8 @@ class Hybrid(nn.Module):
         Without `structure`, its columns of the Jacobian stay zero, which saves most of the time. All ranks
         calculate at the parameters that the first of them has.
         """
+        block = self.slices()["crystal"]
+        structure = structure and block.start < block.stop  # all of it may be held
         self.load_vector(of_first_rank(self.vector()))
         basis, spread = self.orientation.basis(self.dataset.steps), self.orientation.spread()
 

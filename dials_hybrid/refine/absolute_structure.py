@@ -91,7 +91,7 @@ def other_hand(inputs: Inputs) -> Inputs:
     atoms = inputs.atoms
     parameters, jacobian = atoms.parameters.clone(), inputs.jacobian.clone()
     parameters[:, SITE] *= -1.0
-    jacobian.view(len(jacobian), -1, parameters.shape[1])[..., SITE] *= -1.0
+    jacobian.view(len(jacobian), *parameters.shape)[..., SITE] *= -1.0
     inverted = replace(atoms, parameters=parameters, translations=-atoms.translations)
     restraints = inputs.restraints and inputs.restraints.inverted()
     return replace(inputs, atoms=inverted, jacobian=jacobian, restraints=restraints)

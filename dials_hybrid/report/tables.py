@@ -195,7 +195,8 @@ def table(rows, headers=(), floatfmt: str = "g") -> str:
     """Columns in a frame: numbers on the right, words on the left."""
     lines = [list(headers)] if headers else []
     lines += [[f"{cell:{floatfmt}}" if type(cell) is float else str(cell) for cell in row] for row in rows]
-    numbers = [all(isinstance(cell, (int, float)) for cell in column) for column in zip(*rows, strict=True)]
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(headers)
+    numbers = [all(isinstance(cell, (int, float)) for cell in column) for column in columns]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
         "| " + " | ".join(cell.rjust(w) if number else cell.ljust(w) for cell, w, number in cells) + " |"

@@ -148,6 +148,18 @@ def test_dials_reports_on_the_output(finished, here):
     assert (here / "dials.report.html").stat().st_size > 1e5
 
 
+def test_the_structure_may_be_held(expt, refl, cif, here):
+    """With weak beams and both hands, as by default."""
+    run(
+        [expt, refl, cif, *CHEAP, "structure.fix=name *", "beams.weak_sg_max=0.03", "absolute_structure=auto"]
+    )
+    assert set(os.listdir(here)) >= OUTPUT
+    summary = summary_in(here)
+    assert summary["parameters"] and all(item["block"] != "crystal" for item in summary["parameters"])
+    assert summary["r1_obs"] < 0.5
+    assert all(atom["moved"] == 0.0 for atom in summary["displacements"])
+
+
 def test_quiet(expt, refl, cif, here, capsys):
     run([expt, refl, cif, *CHEAP, "-q"])
     assert capsys.readouterr().out == ""

@@ -194,3 +194,7 @@ def test_restraints_by_kind_and_those_kept_worst():
     assert cells(summary, "isor")[1:] == ["1", "1.00", "1.00"]
     assert cells(worst, "dfix")[1:] == ["C1 C2", "1.5300", "1.5200", "-3.0000"]
     assert "0.5000" not in worst
+
+
+def test_a_table_without_rows():
+    assert tables.table([], ["parameter", "value"]).splitlines()[1] == "| parameter | value |"

@@ -39,7 +39,7 @@ _STAGE_TITLES = {
     "scan": "Thickness scan",
     "orientation": "Orientation, mosaicity, thickness and scale",
     "joint": "Structure, orientation, thickness and scale",
-    "displacements": "Once more, with displacements that were not positive made isotropic, if that fits better",
+    "displacements": "Once more, displacements that were not positive made isotropic, if that fits better",
     "thickness": "Distribution of thickness",
     "final": "Everything, in fine rocking steps",
     "hand": "The other hand of the structure",

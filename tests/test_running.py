@@ -27,7 +27,7 @@ def test_stages_are_said_and_timed(problem, caplog):
         "Thickness scan",
         "Orientation, mosaicity",
         "Structure, orientation",
-        "Once more, with displacements",
+        "Once more, displacements",
         "Everything, in fine",
     ]
     places = [next(i for i, line in enumerate(said) if line.startswith(title)) for title in titles]

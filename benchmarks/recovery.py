@@ -5,7 +5,7 @@
 Two crystals, quartz and the organic one of organic_P21.cif, in the geometry of the quartz scan; three
 distributions of thickness; starts with every atom moved by the same distance in a random direction (the
 directions that its symmetry allows) and all U reset. Hydrogen atoms stay where they are. Counts are those of
-the quartz data, to 0.8 A. The refinement has its default settings, but for structure.hydrogens=fixed; the
+the quartz data, to 0.6 A for quartz and 0.8 A for the organic crystal. The refinement has its default settings, but for structure.hydrogens=fixed; the
 beams: more for quartz, since those of the default are worse than the noise of these counts, and fewer for the
 organic crystal, to save time, which is simulated with beams to |g| = 1.6 1/A; and the free set of quartz, of
 which the default would be 5 unique reflections. The other hand is not refined.
@@ -60,7 +60,7 @@ THICKNESS = {
 }
 DISTANCES = (0.1, 0.2, 0.3)
 U_START = {"quartz": 0.01, "organic": 0.02}  # [A^2]
-D_MIN = 0.8  # [A]
+D_MIN = {"quartz": 0.6, "organic": 0.8}  # [A]
 BEAMS = {
     "quartz": {"g_max": 2.2, "sg_max": 0.015, "weak_sg_max": 0.08},
     "organic": {"g_max": 1.5},
@@ -106,7 +106,7 @@ def synthesis(folder: Path, crystal: str, thickness: str, args) -> Synthesis:
     for name, value in COUNTS.items():
         setattr(params.counts, name, value)
     params.misorientation.constant, params.misorientation.smooth = 0.02, 0.01
-    params.d_min = D_MIN
+    params.d_min = D_MIN[crystal]
     params.numerics.check = False
     if crystal == "organic":
         params.numerics.g_max = G_MAX_SIMULATED

@@ -5,10 +5,11 @@
 Two crystals, quartz and the organic one of organic_P21.cif, in the geometry of the quartz scan; three
 distributions of thickness; starts with every atom moved by the same distance in a random direction (the
 directions that its symmetry allows) and all U reset. Hydrogen atoms stay where they are. Counts are those of
-the quartz data, to 0.6 A for quartz and 0.8 A for the organic crystal. The refinement has its default settings, but for structure.hydrogens=fixed; the
-beams: more for quartz, since those of the default are worse than the noise of these counts, and fewer for the
-organic crystal, to save time, which is simulated with beams to |g| = 1.6 1/A; and the free set of quartz, of
-which the default would be 5 unique reflections. The other hand is not refined.
+the quartz data, to 0.6 A (quartz) and 0.8 A (the organic crystal). The refinement has its default settings,
+but for structure.hydrogens=fixed; the beams: more for quartz, since those of the default are worse than the
+noise of these counts, and fewer for the organic crystal, to save time, which is simulated with beams to |g| =
+1.6 1/A; and the free set of quartz, of which the default would be 12 unique reflections. The other hand is
+not refined.
 
 rmsd          of the other atoms to the truth, an origin that is free taken out [A]; fixed hydrogens hold it
 |e|/s.u.      mean over all refined coordinates

@@ -34,7 +34,7 @@ def isotropic_instead(crystal: Crystal) -> Tensor | None:
     atoms, jacobian = crystal.atoms(), crystal.jacobian
     principal = principal_displacements(atoms)
     wrong = principal[:, 0] <= 0.0
-    by_u = jacobian.view(len(jacobian), atoms.n_atoms, 11)[:, :, _ISO : _ANISO + 6]
+    by_u = jacobian.view(len(jacobian), *atoms.parameters.shape)[:, :, _ISO : _ANISO + 6]
     wrong &= (by_u != 0.0).any(-1).any(0)
     if not wrong.any() or wrong.all():
         return None

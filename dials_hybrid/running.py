@@ -39,6 +39,7 @@ _STAGE_TITLES = {
     "scan": "Thickness scan",
     "orientation": "Orientation, mosaicity, thickness and scale",
     "joint": "Structure, orientation, thickness and scale",
+    "mosaicity": "Once more, from the mosaic spread of the start, if that fits better",
     "displacements": "Once more, displacements that were not positive made isotropic, if that fits better",
     "thickness": "Distribution of thickness",
     "final": "Everything, in fine rocking steps",

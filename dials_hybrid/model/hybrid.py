@@ -152,7 +152,8 @@ class Hybrid(nn.Module):
         return nn.utils.parameters_to_vector(self.parameters()).detach().clone()
 
     def load_vector(self, x: Tensor) -> None:
-        nn.utils.vector_to_parameters(x, self.parameters())
+        """Parameters from a copy of x (P,)."""
+        nn.utils.vector_to_parameters(x.clone(), self.parameters())
 
     def prior(self) -> tuple[Tensor, Tensor]:
         """Centre and standard deviation (infinite: free) of the prior on each parameter."""

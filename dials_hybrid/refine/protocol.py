@@ -2,7 +2,8 @@
 
     scan         plates, wedges and normal distributions of thickness; nothing is refined
     orientation  tilts, mosaic spread, thickness and scale; the structure waits
-    joint        everything together; once more with U made isotropic where they are not positive
+    joint        everything together; once more with the mosaic spread back at its start where that fits
+                 better, and with U made isotropic where they are not positive
     thickness    another model takes over the thickness distribution; all else waits
     final        everything together, in finer rocking steps and with absorption where that is wanted, which
                  the stages before do without; the covariance matrix, and intensities in double precision
@@ -38,12 +39,13 @@ from dials_hybrid.refine.state import STAGES, Inputs, Settings, State
 from dials_hybrid.refine.target import Target, Weighting
 from dials_hybrid.refine.thickness_choice import Candidate, in_doubt
 from dials_hybrid.refine.thickness_scan import ThicknessScan, grid_maximum, scan_thickness
-from dials_hybrid.refine.thickness_stage import change_model, prefers_another, starts, widened
+from dials_hybrid.refine.thickness_stage import TRIAL_CYCLES, change_model, prefers_another, starts, widened
 
 _BLOCKS = {"orientation": ("orientation", "thickness", "scale")}
 _CYCLES = {"orientation": 4, "hand": 5, "given": 0}
 _SMALL_CYCLES = {"orientation": 1, "joint": 1, "final": 3, "hand": 1}  # which gain little
 _MOST_STARTS = 4  # the first included
+_GROWN = 2.0  # times the start: a mosaic spread worth a look at the start again
 _POOR, _MORE_ROUNDS = 0.12, 3  # R1_obs of the joint stage with which it goes on
 _TOLERANCE = {"joint": 10.0, "final": 0.05}  # times that of the settings: `final` goes on where `joint` ends
 _DESCRIBED = (0.8, 1.25)  # goodness of fit where the error model is right
@@ -227,24 +229,42 @@ class Protocol:
         for _ in range(_MORE_ROUNDS):
             if stage == "joint" and cycles and cycles[-1].r1_obs > _POOR:
                 fit = refine()  # slow at first from far away
-        shifts = isotropic_instead(hybrid.crystal) if stage == "joint" and cycles else None
-        if shifts is not None:
-            self.on_stage("displacements")
-            first, count = fit, len(cycles)
-            fit = self._better(hybrid, first, shifts, refine)
-            if fit is first:
-                del cycles[count:]
+        others = {"mosaicity": self._narrow, "displacements": _isotropic}
+        for name, other in others.items() if stage == "joint" and cycles else ():
+            start = other(hybrid, fit)
+            if start is not None:
+                self.on_stage(name)
+                first, count = fit, len(cycles)
+                fit = self._better(hybrid, first, start, refine)
+                if fit is first:
+                    del cycles[count:]
         if stage == "final" and not _DESCRIBED[0] < fit.goodness_of_fit < _DESCRIBED[1]:
             fit = refine()  # the weights were those of where the stage began
         if stage in ("final", "given"):
             fit = replace(fit, evaluation=hybrid.precise())
         return fit, cycles
 
-    def _better(self, hybrid: Hybrid, fit: Fit, shifts: Tensor, refine: Callable[[], Fit]) -> Fit:
-        """Refine from other shifts of the structure, and go back if that ends worse."""
+    def _narrow(self, hybrid: Hybrid, fit: Fit) -> Tensor | None:
+        """Parameters with the mosaic spread back at its start, where it has grown and that fits better.
+
+        With wrong atoms a crystal that blurs everything is the better one, and it may stay so.
+        """
+        mosaic, spread = hybrid.orientation.mosaic, self.settings.mosaic_spread
+        if mosaic is None or not (mosaic.abs() > _GROWN * spread).any():
+            return None
         before = hybrid.vector()
         with torch.no_grad():
-            hybrid.crystal.shifts.copy_(shifts)
+            mosaic.fill_(spread)
+        joint_fit, sums = self._joint_fit(hybrid), hybrid.evaluate().sums
+        narrow = joint_fit.refine_thickness(sums, fit.target, max_cycles=TRIAL_CYCLES, tolerance=1e-3)
+        start = hybrid.vector()
+        hybrid.load_vector(before)
+        return start if narrow.log_likelihood > fit.log_likelihood else None
+
+    def _better(self, hybrid: Hybrid, fit: Fit, start: Tensor, refine: Callable[[], Fit]) -> Fit:
+        """Refine from other parameters, and go back if that ends worse."""
+        before = hybrid.vector()
+        hybrid.load_vector(start)
         after = refine()
         if after.log_likelihood > fit.log_likelihood:
             return after
@@ -318,6 +338,16 @@ class Protocol:
             _put_structure(hybrid, structure)
         target = Target.of(dataset.observations, ErrorModel())
         return scan_thickness(hybrid.evaluate().sums.intensity, hybrid.grid, target)
+
+
+def _isotropic(hybrid: Hybrid, fit: Fit) -> Tensor | None:
+    """Parameters with isotropic displacements in place of those that are not positive; None: all are."""
+    shifts = isotropic_instead(hybrid.crystal)
+    if shifts is None:
+        return None
+    x = hybrid.vector()
+    x[hybrid.structure] = shifts
+    return x
 
 
 def _put_structure(hybrid: Hybrid, structure: Tensor) -> None:

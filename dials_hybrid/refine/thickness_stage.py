@@ -20,7 +20,7 @@ from dials_hybrid.refine.thickness_scan import grid_maximum, scan_thickness
 MakeFit = Callable[[Hybrid], JointFit]
 
 STARTS = ("wedge", "normal")  # of a network or a histogram, from simple to complex
-_TRIAL_CYCLES = 10
+TRIAL_CYCLES = 10
 _CLEARLY = 0.9  # of chi^2: a scan, coarse and with one scale, that is lower than a refined distribution
 _NEAR = 0.025  # log-likelihood per observation by which a start may be worse than the best
 _WIDER = 1.25  # times the present grid: what is worth a new one
@@ -55,7 +55,7 @@ def starts(
     for numbers in state.scan.minima[state.thickness_model]:
         start = replace(state, thickness_start=[numbers] * len(state.thickness_start))
         model = with_thickness(build, hybrid, start)
-        fit = make_fit(model).refine_thickness(sums, max_cycles=_TRIAL_CYCLES, tolerance=1e-3)
+        fit = make_fit(model).refine_thickness(sums, max_cycles=TRIAL_CYCLES, tolerance=1e-3)
         found.append((fit.log_likelihood, model.mean_thickness(fit.evaluation), model, start))
     found.sort(key=lambda item: -item[0])
     least = found[0][0] - _NEAR * len(hybrid.dataset.observations)

@@ -163,3 +163,15 @@ def test_derivatives_made_in_parts_are_expected_to_take_longer(hybrid):
     simulation.entries = len(simulation.table.hkl) // 2
     parts = hybrid.expected_seconds()
     assert 0.0 < whole <= parts
+
+
+def test_parameters_are_a_copy_of_the_vector(hybrid):
+    model = hybrid()
+    x = model.vector()
+    model.load_vector(x)
+    with torch.no_grad():
+        model.scale.constant.add_(1.0)
+    model.crystal.shifts.data[:] = 3.0
+    assert not torch.equal(model.vector(), x)
+    model.load_vector(x)
+    assert torch.equal(model.vector(), x)

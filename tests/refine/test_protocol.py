@@ -259,3 +259,38 @@ def test_displacements_that_are_not_positive_are_made_anew(inputs, monkeypatch):
     assert not torch.equal(hybrid.vector(), ends[-1][1])
     protocol._refine(hybrid, "final")
     assert len(ends) == 2  # of the joint stage alone
+
+
+def test_a_mosaic_spread_that_is_too_large_begins_anew(inputs, monkeypatch):
+    """Where the spread of the start fits better by itself; the structure and the tilts stay."""
+    stages = []
+    settings = replace(SHORT, thickness_model="flat", thickness_maximum=600.0, mosaic_points=5)
+    protocol = Protocol(inputs, settings, on_stage=stages.append)
+    hybrid = protocol._model(protocol.rough, protocol._scan())
+    protocol._joint_fit(hybrid).set_scale()
+    fit, _ = protocol._refine(hybrid, "orientation")
+    assert protocol._narrow(hybrid, fit) is None and not stages
+    with torch.no_grad():
+        hybrid.orientation.mosaic.fill_(2.0)
+    before = hybrid.vector()
+    broad = protocol._joint_fit(hybrid).refine_thickness(hybrid.evaluate().sums, max_cycles=5, tolerance=1e-3)
+    hybrid.load_vector(before)
+    start = protocol._narrow(hybrid, broad)
+    assert torch.equal(hybrid.vector(), before)
+    blocks = hybrid.slices()
+    spread = blocks["orientation"].stop - 1
+    assert start[spread] == settings.mosaic_spread
+    assert torch.equal(start[:spread], before[:spread])
+
+    monkeypatch.setattr(protocol, "_narrow", lambda hybrid, fit: start)
+    found, cycles = protocol._refine(hybrid, "joint")
+    assert stages[0] == "mosaicity" and found.log_likelihood > broad.log_likelihood
+    assert [cycle.number for cycle in cycles] == list(range(1, len(cycles) + 1))
+    protocol._refine(hybrid, "final")
+    assert stages.count("mosaicity") == 1  # of the joint stage alone
+
+
+def test_without_mosaicity_there_is_no_spread_to_begin_anew(inputs):
+    protocol = Protocol(inputs, replace(SHORT, thickness_model="flat", mosaic_points=1))
+    hybrid = protocol._model(protocol.rough, protocol._scan())
+    assert protocol._narrow(hybrid, None) is None

@@ -10,7 +10,8 @@ but for structure.hydrogens=fixed; the beams: more for quartz, since those of th
 noise of these counts, and fewer for the organic crystal, to save time, which is simulated with beams to |g| =
 1.6 1/A; and the free set of quartz, of which the default would be 12 unique reflections. The other hand is
 not refined. Quartz that is 0.3 A off is refined first with the default beams and to 0.8 A, which takes
-minutes instead of an hour, and then from there as the others; not where the first run says poor_start.
+minutes, and then from there as the others (a single run with more beams had not ended after 25 minutes);
+not where the first run says poor_start.
 
 rmsd          of the other atoms to the truth, an origin that is free taken out [A]; fixed hydrogens hold it
 |e|/s.u.      mean over all refined coordinates

@@ -33,8 +33,8 @@ from dials_hybrid.refine.target import Target
 
 _FOLDS = 5
 _NETWORK = "neural"
-_EARNED = 2.0  # standard errors; with one, networks were now and then chosen for plates
-_IN_DOUBT = 0.5  # standard errors from which on the choice is made again with the refined structure
+_CLEARLY = 2.0  # standard errors; with one, networks were now and then chosen for plates
+_HARDLY = 0.5  # standard errors by which a network has to be ahead to be worth another look
 _ROUNDS = 3  # of weights and priors
 _CYCLES, _TOLERANCE = 30, 1e-4
 
@@ -53,12 +53,19 @@ class Candidate:
 
 
 def in_doubt(comparison: list[Candidate]) -> bool:
-    """Whether the network is the best, but not clearly: the refined structure may tell."""
+    """Whether the refined structure may tell another model.
+
+    While atoms are off, a wedge and a normal distribution look alike. So it may where a distribution that
+    was not chosen is not clearly behind, or a network ahead, but not clearly.
+    """
     if not comparison:
         return False
     best = min(comparison, key=lambda candidate: candidate.behind)
     chosen = next(candidate for candidate in comparison if candidate.chosen)
-    return best.model == _NETWORK != chosen.model and chosen.behind > _IN_DOUBT * chosen.standard_error
+    if best.model == _NETWORK != chosen.model and chosen.behind > _HARDLY * chosen.standard_error:
+        return True
+    others = [candidate for candidate in comparison if candidate.model not in (chosen.model, _NETWORK)]
+    return any(other.behind <= _CLEARLY * other.standard_error for other in others)
 
 
 def folds(group: Tensor, seed: int) -> Tensor:
@@ -143,7 +150,7 @@ class Comparison:
         if _NETWORK in trials:
             behind = self._behind(trials)
             others = [found for name, found in behind.items() if name != _NETWORK]
-            if not behind[_NETWORK][0] and all(value > _EARNED * error for value, error in others):
+            if not behind[_NETWORK][0] and all(value > _CLEARLY * error for value, error in others):
                 return _NETWORK
         return chosen
 

@@ -89,9 +89,12 @@ def test_how_far_a_model_is_behind(prepared):
         ((3.0, 0.3, 0.0), 1, False),  # hardly ahead
         ((3.0, 0.0, 0.9), 1, False),  # not ahead
         ((9.0, 5.0, 0.0), 2, False),  # chosen
+        ((0.8, 0.0, 3.0), 0, True),  # the simpler one was taken
+        ((1.9, 0.0, 3.0), 1, True),  # not clearly behind
+        ((0.0, 2.1, 3.0), 0, False),
     ],
 )
-def test_the_choice_is_in_doubt_where_a_network_is_ahead_but_not_clearly(behind, chosen, expected):
+def test_the_choice_is_in_doubt_where_another_model_is_not_clearly_behind(behind, chosen, expected):
     names = ("flat", "normal", "neural")
     lines = [
         Candidate(name, 9.0, 0.05, 0.06, value, float(value > 0.0), chosen=i == chosen)

@@ -11,7 +11,8 @@ differences of single unique reflections. Of the distributions of one or two num
 one standard error of the best is chosen. A network has to earn its freedom: it takes the place of that
 one where it predicts reflections that it has not seen better than each of them, by two standard errors.
 A wedge or a normal distribution, whichever is chosen of these two, is what a network or a histogram
-starts from.
+starts from. Where the refined structure is asked again, another model takes the place of the first
+choice only if that is two standard errors behind the best.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ class Comparison:
         group: unique reflection (M,) of each observation.
         seed: of the folds.
         learn: see `fit_thickness`.
+        present: the model chosen before, which the structure was refined with; None: none was.
     """
 
     joint_fit: Callable[[Hybrid], JointFit]
@@ -135,6 +137,7 @@ class Comparison:
     group: Tensor
     seed: int
     learn: bool
+    present: str | None = None
 
     def trial(self, model: Hybrid) -> Trial:
         """Fit a model in place, and cross-validate it."""
@@ -144,7 +147,14 @@ class Comparison:
         return Trial(model, found, cross_validate(fit, self.sums, target, folds(self.group, self.seed)))
 
     def choose(self, trials: dict[str, Trial]) -> str:
-        """The name of the simplest that is good enough; they go from simple to complex."""
+        """The name of the simplest that is good enough; they go from simple to complex.
+
+        What was chosen before stays, unless it is clearly behind.
+        """
+        if self.present in trials:
+            value, error = self._behind(trials)[self.present]
+            if value <= _CLEARLY * error:
+                return self.present
         behind = self._behind({name: trial for name, trial in trials.items() if name != _NETWORK})
         chosen = next(name for name, (value, error) in behind.items() if value <= error)
         if _NETWORK in trials:

@@ -116,7 +116,8 @@ def change_model(
     scan = scan_thickness(evaluation.scale[:, None] * sums.intensity, hybrid.grid, reference)
     group = unique_reflections(observations.hkl, hybrid.crystal.start.rotations)
     learn = build.settings.network_prior is None
-    comparison = Comparison(make_fit, sums, reference, group, build.settings.seed, learn)
+    present = state.thickness_model if state.comparison else None
+    comparison = Comparison(make_fit, sums, reference, group, build.settings.seed, learn, present)
 
     def blank(name: str, numbers: list[list[float]]) -> State:
         return replace(state, thickness_model=name, thickness_start=numbers)

@@ -42,8 +42,9 @@ def test_predictions_have_not_seen_what_they_predict(prepared):
 class Judged(Comparison):
     """A comparison whose models, named by how far they are behind, are known to a standard error of 1."""
 
-    def __init__(self, behind):
+    def __init__(self, behind, present=None):
         object.__setattr__(self, "behind", behind)
+        object.__setattr__(self, "present", present)
 
     def _behind(self, trials):
         best = min(self.behind[name] for name in trials)
@@ -63,6 +64,26 @@ class Judged(Comparison):
 def test_a_network_is_chosen_where_it_is_clearly_better(flat, normal, gamma, neural, expected):
     behind = {"flat": flat, "normal": normal, "gamma": gamma, "neural": neural}
     assert Judged(behind).choose(dict.fromkeys(behind)) == expected
+
+
+@pytest.mark.parametrize(
+    "wedge, normal, gamma, expected",
+    [
+        (0.0, 1.9, 0.5, "normal"),  # not clearly behind
+        (0.0, 2.1, 0.5, "wedge"),
+        (0.9, 2.1, 0.0, "wedge"),  # the simplest that is as good as the best
+    ],
+)
+def test_what_was_chosen_before_stays_unless_it_is_clearly_behind(wedge, normal, gamma, expected):
+    behind = {"wedge": wedge, "normal": normal, "gamma": gamma}
+    assert Judged(behind, present="normal").choose(dict.fromkeys(behind)) == expected
+
+
+def test_a_choice_among_others_than_that_of_before():
+    assert (
+        Judged({"flat": 0.0, "wedge": 0.5}, present="neural").choose(dict.fromkeys(("flat", "wedge")))
+        == "flat"
+    )
 
 
 def test_how_far_a_model_is_behind(prepared):

@@ -39,6 +39,16 @@ def test_what_is_enough_is_chosen(prepared, truth, likely):
     assert torch.equal(model.vector()[others["orientation"]], hybrid.vector()[blocks["orientation"]])
 
 
+def test_what_was_chosen_before_stays_where_it_is_as_good(prepared):
+    """Of a plate, which a narrow normal distribution describes as well."""
+    build, make_fit, hybrid, state = prepared("flat")
+    _, first, candidates = change_model(build, make_fit, hybrid, state, "auto")
+    assert (state.thickness_model, first.thickness_model) == ("normal", "flat")
+    model, again, _ = change_model(build, make_fit, hybrid, replace(state, comparison=candidates), "auto")
+    assert model is hybrid
+    assert again.thickness_model == "normal"
+
+
 def test_starts_are_refined_sorted_and_apart(prepared):
     """From three starts that lead to the same thickness."""
     build, make_fit, hybrid, state = prepared("flat")

@@ -11,8 +11,8 @@ differences of single unique reflections. Of the distributions of one or two num
 one standard error of the best is chosen. A network has to earn its freedom: it takes the place of that
 one where it predicts reflections that it has not seen better than each of them, by two standard errors.
 A wedge or a normal distribution, whichever is chosen of these two, is what a network or a histogram
-starts from. Where the refined structure is asked again, another model takes the place of the first
-choice only if that is two standard errors behind the best.
+starts from. Where the refined structure is asked again, a model less simple than the first choice takes
+its place only if that is two standard errors behind the best.
 """
 
 from __future__ import annotations
@@ -149,12 +149,15 @@ class Comparison:
     def choose(self, trials: dict[str, Trial]) -> str:
         """The name of the simplest that is good enough; they go from simple to complex.
 
-        What was chosen before stays, unless it is clearly behind.
+        One less simple than what was chosen before has to be clearly better.
         """
-        if self.present in trials:
+        chosen, names = self._simplest(trials), list(trials)
+        if self.present in trials and names.index(chosen) > names.index(self.present):
             value, error = self._behind(trials)[self.present]
-            if value <= _CLEARLY * error:
-                return self.present
+            return self.present if value <= _CLEARLY * error else chosen
+        return chosen
+
+    def _simplest(self, trials: dict[str, Trial]) -> str:
         behind = self._behind({name: trial for name, trial in trials.items() if name != _NETWORK})
         chosen = next(name for name, (value, error) in behind.items() if value <= error)
         if _NETWORK in trials:

@@ -67,15 +67,20 @@ def test_a_network_is_chosen_where_it_is_clearly_better(flat, normal, gamma, neu
 
 
 @pytest.mark.parametrize(
-    "wedge, normal, gamma, expected",
+    "flat, normal, gamma, neural, expected",
     [
-        (0.0, 1.9, 0.5, "normal"),  # not clearly behind
-        (0.0, 2.1, 0.5, "wedge"),
-        (0.9, 2.1, 0.0, "wedge"),  # the simplest that is as good as the best
+        (5.0, 1.9, 0.0, 3.0, "normal"),  # not clearly behind
+        (5.0, 2.1, 0.0, 3.0, "gamma"),
+        (5.0, 2.1, 2.1, 0.0, "neural"),
+        (5.0, 1.9, 2.1, 0.0, "normal"),
+        (0.9, 0.0, 0.0, 3.0, "flat"),  # simpler, and as good as the best
+        (1.1, 0.0, 0.0, 3.0, "normal"),
     ],
 )
-def test_what_was_chosen_before_stays_unless_it_is_clearly_behind(wedge, normal, gamma, expected):
-    behind = {"wedge": wedge, "normal": normal, "gamma": gamma}
+def test_less_simple_than_what_was_chosen_before_only_if_clearly_better(
+    flat, normal, gamma, neural, expected
+):
+    behind = {"flat": flat, "normal": normal, "gamma": gamma, "neural": neural}
     assert Judged(behind, present="normal").choose(dict.fromkeys(behind)) == expected
 
 

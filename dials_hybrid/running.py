@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dials_hybrid.io.checkpoint import read_checkpoint, write_json
 from dials_hybrid.model.hybrid import Hybrid
 from dials_hybrid.model.simulation import Progress, silent
@@ -163,9 +165,19 @@ def _identity(inputs: Inputs, settings: Settings) -> dict:
     return {
         "format": _CHECKPOINT_FORMAT,
         "names": list(inputs.names),
+        "start": inputs.start().tolist(),
         "n_observations": len(inputs.measurement.dataset(1.0, 1).observations),
         "settings": {name: getattr(settings, name) for name in _SAME_ON_RESUME},
     }
+
+
+def _same_numbers(found: Any, expected: list[float]) -> bool:
+    return (
+        isinstance(found, list)
+        and len(found) == len(expected)
+        and all(isinstance(x, float) for x in found)
+        and bool(np.allclose(found, expected))
+    )
 
 
 def _resumed(filename: str | Path, identity: dict, settings: Settings) -> State:
@@ -178,6 +190,8 @@ def _resumed(filename: str | Path, identity: dict, settings: Settings) -> State:
         raise ValueError(f"{filename}: {error}") from error
     if content.get("names") != identity["names"]:
         raise ValueError(f"{filename} belongs to a refinement of another structure")
+    if not _same_numbers(content.get("start"), identity["start"]):
+        raise ValueError(f"{filename} belongs to a refinement from another start model or orientation")
     if content.get("n_observations") != identity["n_observations"]:
         raise ValueError(f"{filename} belongs to a refinement against other reflections")
     for name, parameter in _SAME_ON_RESUME.items():

@@ -39,7 +39,12 @@ def outcome():
 def result_file(outcome, problem, tmp_path):
     path = tmp_path / "result.npz"
     finished = Finished.of(
-        outcome, settings=problem.settings, seconds={"total": 1.5}, versions=versions(), figures={}
+        outcome,
+        problem.inputs,
+        settings=problem.settings,
+        seconds={"total": 1.5},
+        versions=versions(),
+        figures={},
     )
     write_result(path, finished)
     return path
@@ -215,7 +220,9 @@ def test_results_that_make_no_sense(result_file, problem, path, value):
 
 @pytest.mark.parametrize("edge", [-3.0, -math.inf, math.nan])
 def test_edges_of_windows_are_numbers_or_infinite(outcome, problem, tmp_path, edge):
-    finished = Finished.of(outcome, settings=problem.settings, seconds={}, versions=versions(), figures={})
+    finished = Finished.of(
+        outcome, problem.inputs, settings=problem.settings, seconds={}, versions=versions(), figures={}
+    )
     edges = torch.full((len(finished.observations), 2), edge, dtype=torch.float64)
     path = tmp_path / "result.npz"
     write_result(path, replace(finished, observations=replace(finished.observations, edges=edges)))

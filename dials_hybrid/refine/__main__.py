@@ -115,7 +115,12 @@ def _refine(filename: str, values: dict) -> None:
     logger.info(tables.hint_list([asdict(hint) for hint in found]))
     if is_first_rank():
         finished = Finished.of(
-            outcome, settings=settings, seconds=seconds, versions=versions(), figures=summary
+            outcome,
+            problem.inputs,
+            settings=settings,
+            seconds=seconds,
+            versions=versions(),
+            figures=summary,
         )
         write_result(values["output.result"], finished)
     logger.info(f"Saved the result to {values['output.result']}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from dials_hybrid.data import Observations
 from dials_hybrid.model.simulation import RockingSums, silent
@@ -24,6 +25,7 @@ class Finished:
     state: State
     fit: Fit
     names: tuple[str, ...]  # of the independent parameters of the structure
+    start: Tensor  # of the inputs, see `Inputs.start`
     observations: Observations
     settings: Settings
     seconds: dict[str, float]  # stage -> time
@@ -32,14 +34,15 @@ class Finished:
     hands: Hands | None
 
     @classmethod
-    def of(cls, outcome: Outcome, **others) -> Finished:
-        """What `outcome` holds, without the sums over rocking steps."""
+    def of(cls, outcome: Outcome, inputs: Inputs, **others) -> Finished:
+        """What `outcome` of a refinement of `inputs` holds, without the sums over rocking steps."""
         evaluation = outcome.fit.evaluation
         sums = RockingSums(evaluation.sums.intensity[:0])
         return cls(
             state=outcome.state,
             fit=replace(outcome.fit, evaluation=replace(evaluation, sums=sums)),
-            names=outcome.hybrid.crystal.names,
+            names=tuple(inputs.names),
+            start=inputs.start(),
             observations=outcome.hybrid.dataset.observations,
             hands=outcome.hands,
             **others,
@@ -50,6 +53,9 @@ class Finished:
         used, given = self.observations, inputs.measurement.dataset(1.0, 1).observations
         if self.names != tuple(inputs.names):
             return "another structure"
+        start = inputs.start()
+        if self.start.shape != start.shape or not torch.allclose(self.start, start):
+            return "another start model or orientation"
         if len(used) != len(given) or not all(
             torch.allclose(getattr(used, name).double(), getattr(given, name).double())
             for name in _SAME_INPUTS

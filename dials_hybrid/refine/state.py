@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dials_hybrid.data import AtomicModel, Restraints
@@ -31,6 +32,16 @@ class Inputs:
     names: tuple[str, ...]
     origin_shifts: Tensor  # (D, P) directions that no intensity determines
     restraints: Restraints | None = None
+
+    def start(self) -> Tensor:
+        """Numbers that tell whether refined parameters, which are shifts, are relative to these inputs.
+
+        Of the axes (9,), the cell (6,), the parameters of the atoms (11 n,), and how these follow the
+        independent ones (11 n,).
+        """
+        basis = self.measurement.dataset(1.0, 1).steps.basis.mean(0)
+        rows = torch.linspace(1.0, 2.0, len(self.jacobian), dtype=self.jacobian.dtype) @ self.jacobian
+        return torch.cat([basis.flatten(), self.atoms.cell, self.atoms.parameters.flatten(), rows])
 
 
 @dataclass(frozen=True)

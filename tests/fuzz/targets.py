@@ -217,7 +217,12 @@ def _write_problem() -> None:
         running.write_json = write_json
     summary = figures(outcome, thickness_result(outcome))
     finished = Finished.of(
-        outcome, settings=problem.settings, seconds={"total": 1.0}, versions=versions(), figures=summary
+        outcome,
+        problem.inputs,
+        settings=problem.settings,
+        seconds={"total": 1.0},
+        versions=versions(),
+        figures=summary,
     )
     write_result("good.result", finished)
 

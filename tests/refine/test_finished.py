@@ -8,6 +8,7 @@ import pytest
 import torch
 from problems import small_problem
 
+from dials_hybrid.bloch.geometry import rotation_matrix
 from dials_hybrid.refine.finished import Finished
 from dials_hybrid.refine.protocol import Protocol
 
@@ -22,7 +23,12 @@ def outcome():
 def finished(outcome):
     settings = replace(small_problem().settings, device="cuda", nproc=8)  # as of the machine that refined
     return Finished.of(
-        outcome, settings=settings, seconds={"total": 2.0}, versions={}, figures={"r1_obs": 0.1}
+        outcome,
+        small_problem().inputs,
+        settings=settings,
+        seconds={"total": 2.0},
+        versions={},
+        figures={"r1_obs": 0.1},
     )
 
 
@@ -49,6 +55,29 @@ def test_another_structure(finished):
     inputs = small_problem().inputs
     names = ("C1.x", *inputs.names[1:])
     assert finished.differs_from(replace(inputs, names=names)) == "another structure"
+
+
+def moved(inputs):
+    parameters = inputs.atoms.parameters.clone()
+    parameters[0, 0] += 1e-4
+    return replace(inputs, atoms=inputs.atoms.with_parameters(parameters))
+
+
+def otherwise_constrained(inputs):
+    return replace(inputs, jacobian=inputs.jacobian.roll(1, 0))
+
+
+def misoriented(inputs):
+    run = inputs.measurement.runs[0]
+    turn = rotation_matrix(torch.tensor([0.0, 1e-4, 0.0], dtype=torch.float64)).numpy()
+    other = replace(run, rotations=turn @ run.rotations)
+    return replace(inputs, measurement=replace(inputs.measurement, runs=(other,)))
+
+
+@pytest.mark.parametrize("change", [moved, otherwise_constrained, misoriented])
+def test_another_start(finished, change):
+    """Refined parameters are shifts."""
+    assert finished.differs_from(change(small_problem().inputs)) == "another start model or orientation"
 
 
 @pytest.mark.parametrize("name", ["hkl", "row", "intensity", "sigma", "angle"])

@@ -33,6 +33,7 @@ from dials_hybrid.refine.absolute_structure import Hands, compare, is_chiral, ot
 from dials_hybrid.refine.build import Builder
 from dials_hybrid.refine.displacements import isotropic_instead
 from dials_hybrid.refine.error_model import ErrorModel
+from dials_hybrid.refine.free_set import unique_reflections
 from dials_hybrid.refine.joint_fit import Cycle, Fit, JointFit
 from dials_hybrid.refine.rvalues import observed
 from dials_hybrid.refine.state import STAGES, Inputs, Settings, State
@@ -106,7 +107,7 @@ class Protocol:
             self.on_stage("scan")
             state = self._scan()
             self.on_checkpoint(state)
-        fit, repeated = None, False
+        fit = None
         hybrid = self._model(self.rough, state)
         self.on_model(hybrid)
         stages = list(STAGES[STAGES.index(state.stage) + 1 :])
@@ -143,20 +144,19 @@ class Protocol:
                 stages = list(STAGES[1:])
             elif stage == "joint" and fit:
                 hybrid, state = widened(self.rough, hybrid, fit, state)
-            elif stage == "final" and fit and not repeated and in_doubt(state.comparison):
-                repeated = True
-                hybrid, state = self._choose_again(hybrid, fit, state)
+            elif stage == "final" and fit and not state.chosen_again and in_doubt(state.comparison):
+                hybrid, state = self._choose_again(hybrid, fit, replace(state, chosen_again=True))
                 stages = [] if state.stage == stage else [stage]
             if state.stage != STAGES[-1]:
                 self.on_checkpoint(state)
         assert fit is not None  # of the last stage
-        hands = self._compare_hands(hybrid, state, fit)
         rose = _risen(state, hybrid)
         if rose and state.given:
             state = replace(state.given, stage=state.stage, history=state.history, reach=state.reach)
             hybrid = self._model(self.build, state)
             fit, _ = self._refine(hybrid, "given")
-        return Outcome(state, hybrid, fit, hands, rose)
+            return Outcome(state, hybrid, fit, rose=rose)
+        return Outcome(state, hybrid, fit, self._compare_hands(hybrid, state, fit))
 
     def _choose_again(self, hybrid: Hybrid, fit: Fit, state: State) -> tuple[Hybrid, State]:
         """The thickness model once more, with the refined structure; another one is for the last stage."""
@@ -299,7 +299,13 @@ class Protocol:
         model = self._model(self.rough, start)
         _put_structure(model, structure)
         vector = model.vector().tolist()
-        return model, replace(start, vector=vector, history=state.history, given=state.given)
+        return model, replace(
+            start,
+            vector=vector,
+            history=state.history,
+            given=state.given,
+            chosen_again=state.chosen_again,
+        )
 
     def _scan(self, structure: Tensor | None = None) -> State:
         """Scan up to 2000 A, or twice as far when the data ask for more.
@@ -360,10 +366,13 @@ def _put_structure(hybrid: Hybrid, structure: Tensor) -> None:
 def _risen(state: State, hybrid: Hybrid) -> tuple[float, float] | None:
     """R1_free with the structure as given and at the end, where it has risen.
 
-    The R1 of n reflections is uncertain by 1 / sqrt(n) of itself.
+    The R1 of n unique reflections is uncertain by 1 / sqrt(n) of itself: errors of the model are those of all
+    equivalents.
     """
     observations = hybrid.dataset.observations
-    n = int((observed(observations.intensity, observations.sigma) & observations.free).sum())
+    counted = observed(observations.intensity, observations.sigma) & observations.free
+    group = unique_reflections(observations.hkl, hybrid.crystal.start.rotations)
+    n = len(group[counted].unique())
     if not (n and state.given and state.given.history):
         return None
     before, after = state.given.history[-1].r1_free, state.history[-1].r1_free

@@ -101,6 +101,7 @@ class State:
     scale_prior: float = 0.3  # standard deviations of priors: on the smooth scale,
     network_prior: float = 0.3  # and on what shapes the thickness distribution
     reach: float | None = None  # thickness [A] that sets the steps of the last stage, see `Hybrid.reach`
+    chosen_again: bool = False  # whether the refined structure was asked for the thickness model
 
     @property
     def thickest(self) -> float:
@@ -134,6 +135,7 @@ class State:
                 scale_prior=float(content["scale_prior"]),
                 network_prior=float(content["network_prior"]),
                 reach=None if content["reach"] is None else float(content["reach"]),
+                chosen_again=bool(content["chosen_again"]),
             )
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError("the checkpoint is damaged") from error

@@ -210,6 +210,26 @@ def test_the_final_stage_may_prefer_another_thickness_too(inputs, monkeypatch):
     assert stages == one + one and asked == ["normal", None] * 2
 
 
+def test_the_thickness_model_is_chosen_again_only_once(inputs, monkeypatch):
+    """However often the run is resumed."""
+    monkeypatch.setattr(module, "in_doubt", lambda _: True)
+    change_model = module.change_model
+
+    def another(build, make_fit, hybrid, state, wanted, evaluation=None):
+        return change_model(build, make_fit, hybrid, state, "neural" if evaluation else wanted, evaluation)
+
+    monkeypatch.setattr(module, "change_model", another)
+    settings = replace(SHORT, thickness_model="auto", max_cycles=1)
+    states, stages = [], []
+    whole = Protocol(inputs, settings, on_stage=stages.append, on_checkpoint=states.append).run()
+    assert stages[2:] == ["joint", "thickness", "final", "thickness", "final"]
+    assert states[-1].chosen_again and states[-1].stage == "thickness"
+    stages.clear()
+    again = Protocol(inputs, settings, on_stage=stages.append).run(states[-1])
+    assert stages == ["final"]
+    assert_same(again, whole, 1e-6)
+
+
 @pytest.mark.parametrize("far, rounds", [(True, 4), (False, 1)])
 def test_the_joint_stage_goes_on_while_the_fit_is_poor(inputs, monkeypatch, far, rounds):
     monkeypatch.setattr(module, "_POOR", 0.0 if far else 1.0)

@@ -36,7 +36,12 @@ def through_a_file(content: dict, tmp_path) -> dict:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"stage": "scan", "vector": None, "history": [], "comparison": []}, {"reach": 4.0 + THIRD}],
+    [
+        {},
+        {"stage": "scan", "vector": None, "history": [], "comparison": []},
+        {"reach": 4.0 + THIRD},
+        {"chosen_again": True},
+    ],
 )
 def test_there_and_back_exactly(changes, tmp_path):
     before = state(**changes)

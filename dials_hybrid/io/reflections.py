@@ -17,13 +17,8 @@ from dials_hybrid.io.rejections import Rejections
 from dials_hybrid.rocking.measurement import Reflections
 from dials_hybrid.rocking.sweep import Sweep
 
-_UNUSABLE = (
-    "dont_integrate",
-    "bad_for_scaling",
-    "user_excluded_in_scaling",
-    "outlier_in_scaling",
-    "overloaded",
-)
+# Not outlier_in_scaling: equivalents that disagree are what dynamical diffraction makes.
+_UNUSABLE = ("dont_integrate", "user_excluded_in_scaling", "overloaded")
 _TYPES = {  # of columns; the others are double
     "miller_index": flex.miller_index,
     "id": flex.int,
@@ -90,7 +85,6 @@ def read_reflections(
     z = _needed(table, "xyzcal.px")[:, 2]
     zeta, partiality = np.abs(_needed(table, "zeta")), _needed(table, "partiality")
     value, variance = intensities(table, column)
-    d = _needed(table, "d") if "d" in table else None
 
     rows = Rejections(len(table))
     rows.reject((hkl == 0).all(1), "not indexed")
@@ -103,10 +97,11 @@ def read_reflections(
         rows.reject(_flagged(table, flag), f"flagged {flag}")
     rows.reject(~(partiality >= min_partiality), "partially recorded")
     rows.reject(~(zeta >= min_zeta), "too close to the rotation axis")
-    if d is not None and d_min is not None:
-        rows.reject(d < d_min, "beyond d_min")
-    if d is not None and d_max is not None:
-        rows.reject(d > d_max, "beyond d_max")
+    d = _needed(table, "d") if "d" in table else _d_spacings(rows.kept, sweeps, crystal, hkl, z)
+    if d_min is not None:
+        rows.reject(~(d >= d_min), "beyond d_min")
+    if d_max is not None:
+        rows.reject(~(d <= d_max), "beyond d_max")
 
     safe = np.where((crystal >= 0) & (crystal < len(sweeps)), crystal, 0)
     limits = np.array([sweep.z[[0, -1]] for sweep in sweeps])[safe]
@@ -129,6 +124,15 @@ def read_reflections(
         share=np.ones(len(kept)),
     )
     return reflections, rows
+
+
+def _d_spacings(kept: np.ndarray, sweeps: list[Sweep], crystal: np.ndarray, hkl: np.ndarray, z: np.ndarray):
+    """(N,) [A], of rows that are kept."""
+    d = np.full(len(kept), np.nan)
+    for number, sweep in enumerate(sweeps):
+        own = kept & (crystal == number)
+        d[own] = 1.0 / np.linalg.norm(np.einsum("kij,kj->ki", sweep.basis(z[own]), hkl[own]), axis=-1)
+    return d
 
 
 def _repeated(kept: np.ndarray, crystal: np.ndarray, hkl: np.ndarray, z: np.ndarray) -> np.ndarray:

@@ -26,7 +26,8 @@ def test_scaled_data(quartz_dials, cif, here):
     run([str(quartz_dials / "scaled.expt"), str(quartz_dials / "scaled.refl"), cif, *CHEAP])
     summary = summary_in(here)
     assert summary["r1_obs"] < 0.10  # the scaled column would give more than 0.2
-    assert "flagged outlier_in_scaling" in summary["rejected"]
+    assert "flagged user_excluded_in_scaling" in summary["rejected"]
+    assert "flagged outlier_in_scaling" not in summary["rejected"]
 
 
 RES = """TITL quartz

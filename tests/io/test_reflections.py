@@ -141,7 +141,7 @@ unindex = put("miller_index", (0, 0, 0))
         (put("intensity.sum.variance", -1.0), "not integrated"),
         (flag("dont_integrate"), "dont_integrate"),
         (flag("overloaded"), "overloaded"),
-        (flag("outlier_in_scaling"), "outlier_in_scaling"),
+        (flag("user_excluded_in_scaling"), "user_excluded_in_scaling"),
         (put("partiality", 0.3), "partially recorded"),
         (put("zeta", -0.01), "too close to the rotation axis"),
         (move(150.0), "outside the scan"),
@@ -156,6 +156,29 @@ def test_a_spoilt_row_is_left_out_with_its_reason(table, read, spoil, reason):
     assert set(before.row.tolist()) - set(after.row.tolist()) == {SPOILT}
     gained = [key for key in rows.counts if rows.counts[key] == rows_before.counts.get(key, 0) + 1]
     assert len(gained) == 1 and reason in gained[0]
+
+
+def test_outliers_of_scaling_are_observations(table, read):
+    """Equivalents disagree where diffraction is dynamical."""
+    before, _ = read(table)
+    flag("outlier_in_scaling")(table)
+    after, _ = read(table)
+    assert SPOILT in after.row and torch.equal(after.row, before.row)
+
+
+def test_resolution_limits_do_not_need_a_column(table, read):
+    """Crystals of a DIALS table have one d each; here it follows the cell along the scan."""
+    limits = {"d_min": 0.8, "d_max": 3.0}
+    expected, _ = read(table, **limits)
+    del table["d"]
+    found, rows = read(table, **limits)
+    assert rows.counts["beyond d_min"] > 0 and rows.counts["beyond d_max"] > 0
+    assert len(set(found.row.tolist()) ^ set(expected.row.tolist())) <= 0.005 * len(expected)
+
+
+def test_a_d_that_is_no_number_is_beyond_the_limits(table, read):
+    put("d", float("nan"))(table)
+    assert SPOILT not in read(table, d_min=0.5)[0].row and SPOILT in read(table)[0].row
 
 
 def test_a_row_that_is_listed_twice_counts_once(table, read):

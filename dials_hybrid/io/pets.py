@@ -5,7 +5,7 @@ In the middle of a frame a reflection h lies, in the laboratory with the beam al
     r = Rz(omega) Rx(alpha) Ry(beta) UB h;
 
 the rotation axis lies in the plane of the images, at the azimuth that the header gives. PETS has that
-azimuth in omega as well; where all omega are zero, the axis is x. The zone axis [uvw] of a frame must
+azimuth in omega as well, which is taken where the header gives none; where all omega are zero, the axis is x. The zone axis [uvw] of a frame must
 lie along the beam, which is checked. A zero means "not given", except for angles.
 """
 
@@ -155,7 +155,7 @@ def _frames(
     basis = turn.as_matrix() @ ub
     _check_zone_axes(names, basis, np.stack([columns[name] for name in "uvw"], 1))
     details = block.items.get("_diffrn_measurement_details", "")
-    azimuth = np.radians(_axis_azimuth(details)) if omega.any() else 0.0
+    azimuth = np.radians(_axis_azimuth(details, omega))
     order = np.argsort(columns["alpha"], kind="stable")
     frames = VirtualFrames(
         basis=basis[order],
@@ -214,10 +214,18 @@ def _is_precession(details: str) -> bool:
     return False
 
 
-def _axis_azimuth(details: str) -> float:
-    """[degree]"""
+def _axis_azimuth(details: str, omega: np.ndarray) -> float:
+    """[degree]; that of the header, or of the frames (F,) where it gives none."""
+    if not omega.any():
+        return 0.0
     match = re.search(r"(?:rotation|tilt)\s+axis\s+position\s*:\s*(\S+)", details, re.IGNORECASE)
-    return number(match[1]) or 0.0 if match else 0.0
+    azimuth = number(match[1]) if match else None
+    if azimuth is None:
+        azimuth = float(np.median(omega))
+        logger.warning(
+            f"The header gives no rotation axis position: that of omega is taken, {azimuth:.3f} degree"
+        )
+    return azimuth
 
 
 # -------------------------------------------------------------------------------- reflections

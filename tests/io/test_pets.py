@@ -57,7 +57,8 @@ def test_orientation_is_that_of_the_angles(read):
         (0.3, "rotation axis position:    0.484", 0.484),
         (0.3, "tilt axis position: -12.5", -12.5),
         (0.3, "Rotation  Axis Position : 0.484 ", 0.484),
-        (0.3, "", 0.0),
+        (0.3, "", 0.3),
+        (0.3, "rotation axis position: unknown", 0.3),
         (0.0, "rotation axis position: 0.484", 0.0),  # the angles are not turned by it either
     ],
 )

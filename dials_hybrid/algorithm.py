@@ -160,6 +160,7 @@ def run_hybrid_refine(
     result = _result(
         experiments, table, virtual_frames, structure, free, outcome, settings, seconds, versions
     )
+    result.summary["methods"] = [run.method for run in measurement.runs]
     if not params.result:
         _list_effects(result, inputs, settings)
     if model.restraints:

@@ -53,7 +53,9 @@ def one_sentence(name: str, device: str, checkpoint: str | Path | None) -> Itera
         ranks.leave()
     except (ChildProcessError, ConnectionError) as error:
         ranks.end(f"{name}: {error}{advice()}")
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
         ranks.end(f"{name}: there is not enough memory: try a smaller memory= or nproc={advice()}")
     except OSError as error:
         ranks.end(f"{name}: {error.filename or 'a file'}: {error.strerror or error}")
@@ -62,6 +64,12 @@ def one_sentence(name: str, device: str, checkpoint: str | Path | None) -> Itera
         ranks.end(f"{name}: {error}")
     except KeyboardInterrupt:
         ranks.end(f"Interrupted{advice()}", _INTERRUPTED)
+
+
+def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """PyTorch, which is slow to import, has an error of its own on a GPU, and none on a CPU."""
+    own = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+    return own or "can't allocate memory" in str(error)
 
 
 def check_output(name: str, parameter: str, filename: str) -> None:

@@ -72,7 +72,9 @@ def cif_block(result: Result):
     reflections = _reflections(result.outcome)
     items = {
         **crystal_items(structure),
-        **measurement_items(dataset.steps.to("cpu"), dataset.wavelength, summary["mosaic_spread"]),
+        **measurement_items(
+            dataset.steps.to("cpu"), dataset.wavelength, summary["mosaic_spread"], summary["methods"]
+        ),
         **reflection_items(structure, reflections, summary["n_rows"], dataset.wavelength),
         **figure_items(summary),
         **weighting_items([vars(errors) for errors in target.errors], target.cutoff),

@@ -6,8 +6,11 @@ import os
 import time
 
 import pytest
+import torch
 
 from dials_hybrid.program import check_output, is_first_rank, local_device, one_sentence
+
+NO_MEMORY = "dials.something: there is not enough memory: try a smaller memory= or nproc="
 
 
 @pytest.fixture
@@ -34,14 +37,18 @@ def ending(error, checkpoint=None, write=False) -> str | int | None:
         (OSError("broken"), "dials.something: a file: broken"),
         (ConnectionError("a rank was lost"), "dials.something: a rank was lost"),
         (ChildProcessError("a worker was killed"), "dials.something: a worker was killed"),
-        (
-            MemoryError(),
-            "dials.something: there is not enough memory: try a smaller memory= or nproc=",
-        ),
+        (MemoryError(), NO_MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory."), NO_MEMORY),
     ],
 )
 def test_one_sentence_for_each_failure(error, sentence):
     assert ending(error) == sentence
+
+
+def test_no_memory_for_a_tensor():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(10**15)
+    assert ending(error.value) == NO_MEMORY
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ConnectionError("lost")])
@@ -64,9 +71,10 @@ def test_one_of_an_earlier_run_is_not(tmp_path, capsys):
     assert capsys.readouterr().err == "Interrupted\n"
 
 
-def test_a_fault_of_the_program_is_not_hidden():
-    with pytest.raises(IndexError), one_sentence("dials.something", "cpu", None):
-        raise IndexError("a fault")
+@pytest.mark.parametrize("fault", [IndexError("a fault"), RuntimeError("a fault")])
+def test_a_fault_of_the_program_is_not_hidden(fault):
+    with pytest.raises(type(fault)), one_sentence("dials.something", "cpu", None):
+        raise fault
 
 
 def test_without_failure_nothing_is_said(capsys):

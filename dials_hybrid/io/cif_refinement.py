@@ -45,15 +45,15 @@ _SHAPES = {
 
 
 def measurement_items(
-    steps: RockingSteps, wavelength: float, mosaic_spread: list[float] | None
+    steps: RockingSteps, wavelength: float, mosaic_spread: list[float] | None, methods: Sequence[str]
 ) -> dict[str, object]:
     """Radiation, scan and mosaicity.
 
     Args:
         wavelength: [A].
         mosaic_spread: of each crystal [degree]; None: not refined.
+        methods: how each crystal was measured.
     """
-    sweep = bool((steps.frame < 0).all())
     scans = []
     for crystal in range(steps.n_crystals):
         angle = steps.angle[steps.crystal == crystal]
@@ -66,10 +66,10 @@ def measurement_items(
         "_diffrn_radiation_type": "electron",
         "_diffrn_radiation_wavelength": wavelength,
         "_diffrn_source_voltage": f"{_kilovolts(wavelength):.0f}",
-        "_diffrn_measurement_method": "continuous rotation" if sweep else "virtual frames of a rotation",
+        "_diffrn_measurement_method": ", ".join(dict.fromkeys(methods)),
         "_diffrn_measurement_details": "\n".join(scans),
     }
-    if sweep:
+    if set(methods) == {"continuous rotation"}:
         items["_diffrn_measurement.rotation_mode"] = "rotation"
     if mosaic_spread and len(mosaic_spread) == 1:
         items["_exptl_crystal.mosaicity"] = f"{mosaic_spread[0]:.3f}"

@@ -24,6 +24,7 @@ from libtbx.utils import format_float_with_standard_uncertainty
 
 from dials_hybrid.data import ATOM_PARAMETERS
 from dials_hybrid.io.constraints import Constraints
+from dials_hybrid.io.neighbours import SHARED
 
 _WIDTH = len(ATOM_PARAMETERS)
 _DONORS = ("N", "O", "F", "S")
@@ -117,7 +118,10 @@ class Geometry:
         return variance**0.5 if variance >= _FIXED else 0.0
 
     def neighbours(self, pair_asu_table) -> list[list[Vector]]:
-        """Vectors from each atom of the asymmetric unit to all its neighbours, shortest first."""
+        """Vectors from each atom of the asymmetric unit to all its neighbours, shortest first.
+
+        Atoms that share a site are none.
+        """
         mappings = pair_asu_table.asu_mappings()
         result = []
         for i, group in enumerate(pair_asu_table.table()):
@@ -128,6 +132,7 @@ class Geometry:
                 for image in images
                 for k in image
             ]
+            own = [v for v in own if v.delta @ self.metric @ v.delta > SHARED**2]
             result.append(sorted(own, key=lambda v: (round(v.delta @ self.metric @ v.delta, 6), v.j)))
         return result
 

@@ -11,6 +11,8 @@ import smtbx.utils
 from cctbx import sgtbx, xray
 from cctbx.array_family import flex
 
+SHARED = 0.5  # [A]: atoms that are nearer share a site, and are no neighbours
+
 
 @dataclass(frozen=True)
 class Neighbour:
@@ -60,5 +62,6 @@ def _neighbours(structure: xray.structure, table) -> list[list[Neighbour]]:
                 rt_mx = back.multiply(mappings.get_rt_mx(j, k))
                 delta = np.subtract(rt_mx * sites[j], sites[i])
                 own.append(Neighbour(j, rt_mx, np.array(cell.orthogonalize(tuple(delta)))))
+        own = [v for v in own if v.distance > SHARED]
         result.append(sorted(own, key=lambda v: (round(v.distance, 6), v.j)))
     return result

@@ -5,8 +5,9 @@ In the middle of a frame a reflection h lies, in the laboratory with the beam al
     r = Rz(omega) Rx(alpha) Ry(beta) UB h;
 
 the rotation axis lies in the plane of the images, at the azimuth that the header gives. PETS has that
-azimuth in omega as well, which is taken where the header gives none; where all omega are zero, the axis is x. The zone axis [uvw] of a frame must
-lie along the beam, which is checked. A zero means "not given", except for angles.
+azimuth in omega as well, which is taken where the header gives none; where all omega are zero, the axis
+is x. The zone axis [uvw] of a frame must lie along the beam, which is checked. A zero means "not given",
+except for angles.
 """
 
 from __future__ import annotations

@@ -71,9 +71,13 @@ class Plan:
 
 
 def quarter_of_machine(device: str) -> float:
-    """A quarter of the memory of the device, or of the part of the machine that this process has [GiB]."""
+    """A quarter of the memory of the device, or of the part of the machine that this process has [GiB].
+
+    At most what is free on the device.
+    """
     if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[1] / GIB / 4.0
+        free, total = torch.cuda.mem_get_info(device)
+        return min(free, total / 4.0) / GIB
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return min([machine, *control_group_limits()]) / ranks / GIB / 4.0

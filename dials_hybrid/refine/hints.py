@@ -87,8 +87,12 @@ def overfitted(summary: Mapping) -> Iterator[str]:
 
 
 def few_data(summary: Mapping) -> Iterator[str]:
-    """Fewer than eight observations for each effective parameter."""
-    ratio = summary["n_used"] / max(1.0, summary["n_parameters_effective"])
+    """Fewer than eight observations for each effective parameter.
+
+    The free set does not count, nor does a measurement twice that overlapping frames list twice.
+    """
+    n = sum(crystal["n_work"] for crystal in summary["crystals"])
+    ratio = n / max(1.0, summary["n_parameters_effective"])
     if ratio < 8.0:
         yield (
             f"There are only {ratio:.1f} observations for each parameter: structure.adp=isotropic, "

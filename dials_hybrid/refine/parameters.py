@@ -31,10 +31,12 @@ def refined_parameters(outcome: Outcome) -> list[tuple[str, float, float]]:
     """Name, value and standard uncertainty of each independent parameter of the structure."""
     crystal = outcome.hybrid.crystal
     uncertainty = torch.diagonal(outcome.fit.covariance)[outcome.hybrid.structure].clamp(min=0.0).sqrt()
-    values = crystal.atoms().parameters.flatten()
-    # the column of the parameter table that gives each independent parameter its name
-    column = (crystal.jacobian - 1.0).abs().lt(1e-8).long().argmax(1)
-    return list(zip(crystal.names, values[column].tolist(), uncertainty.tolist(), strict=True))
+    # The column of the parameter table that gives an independent parameter its name. One of a group, as the
+    # turn of a methyl, has none: its value is how far it is from the start.
+    own = (crystal.jacobian - 1.0).abs() < 1e-8
+    named = crystal.atoms().parameters.flatten()[own.long().argmax(1)]
+    values = torch.where(own.any(1), named, crystal.shifts.detach().to(named))
+    return list(zip(crystal.names, values.tolist(), uncertainty.tolist(), strict=True))
 
 
 def all_parameters(outcome: Outcome) -> list[Parameter]:

@@ -58,7 +58,7 @@ def starts(
         fit = make_fit(model).refine_thickness(sums, max_cycles=TRIAL_CYCLES, tolerance=1e-3)
         found.append((fit.log_likelihood, model.mean_thickness(fit.evaluation), model, start))
     found.sort(key=lambda item: -item[0])
-    least = found[0][0] - _NEAR * len(hybrid.dataset.observations)
+    least = found[0][0] - _NEAR * float(hybrid.dataset.observations.share.sum())
     tried: list[float] = []
     for likelihood, mean, model, start in found:
         if likelihood >= least and all(abs(mean - t) > _APART * hybrid.grid.spacing for t in tried):

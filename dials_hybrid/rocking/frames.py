@@ -47,6 +47,11 @@ class VirtualFrames:
         return len(self.angle)
 
     @property
+    def method(self) -> str:
+        """How the data were measured."""
+        return "precession" if self.precession else "virtual frames of a rotation"
+
+    @property
     def whole_curves(self) -> bool:
         """Whether whole rocking curves are summed."""
         return self.margin is not None and not self.precession

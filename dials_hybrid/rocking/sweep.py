@@ -47,6 +47,11 @@ class Sweep:
     blurred: bool = False  # whether a mosaic spread about the rotation axis acts at the edges of windows
 
     @property
+    def method(self) -> str:
+        """How the data were measured."""
+        return "continuous rotation"
+
+    @property
     def range(self) -> float:
         """Scan angle covered [degree]."""
         return abs(self.width) * float(self.z[-1] - self.z[0])

@@ -55,7 +55,9 @@ def everything(structure: xray.structure) -> dict:
     atoms = quartz()
     items = {
         **crystal_items(structure),
-        **measurement_items(sweep(turned(atoms, 0.3, 0.1, 0.2), n=9, width=0.5), WAVELENGTH, [0.05]),
+        **measurement_items(
+            sweep(turned(atoms, 0.3, 0.1, 0.2), n=9, width=0.5), WAVELENGTH, [0.05], ["continuous rotation"]
+        ),
         **reflection_items(structure, hkl_list(), 100, WAVELENGTH),
         **figure_items(SUMMARY),
         **weighting_items([{"gain": 4.0, "instability": 0.03, "floor": 0.5}], 3.0),

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 import pytest
-import torch
 from synthetic import quartz, sweep, turned
 from test_geometry_tables import water
 
@@ -66,13 +65,16 @@ SUMMARY = {
 def test_measurement():
     atoms = quartz()
     steps = sweep(turned(atoms, 0.3, 0.1, 0.2), n=9, width=0.5)
-    found = measurement_items(steps, WAVELENGTH, None)
+    found = measurement_items(steps, WAVELENGTH, None, ["continuous rotation"])
+    assert found["_diffrn_measurement_method"] == "continuous rotation"
     assert float(found["_diffrn_source_voltage"]) == pytest.approx(200.0, abs=0.1)
     assert "-2.00 to 2.00 degrees" in found["_diffrn_measurement_details"]
     assert found["_diffrn_measurement.rotation_mode"] == "rotation"
     assert "_exptl_crystal.mosaicity" not in found
-    frames = replace(steps, frame=torch.zeros_like(steps.frame))
-    assert "_diffrn_measurement.rotation_mode" not in measurement_items(frames, WAVELENGTH, [0.1, 0.2])
+    methods = ["continuous rotation", "precession", "precession"]
+    found = measurement_items(steps, WAVELENGTH, [0.1, 0.2], methods)
+    assert found["_diffrn_measurement_method"] == "continuous rotation, precession"
+    assert "_diffrn_measurement.rotation_mode" not in found
 
 
 def test_figures():

@@ -222,6 +222,19 @@ def test_hydrogen_bonds():
     assert ("O2", "Hg1") in pairs and ("O1", "H1") in pairs
 
 
+def test_atoms_that_share_a_site_are_not_bonded():
+    """As of a mixed occupancy: there is no angle at a bond without length."""
+    structure = water()
+    first = structure.scatterers()[0]
+    structure.add_scatterer(xray.scatterer("S9", first.site, u=0.02, occupancy=0.1))
+    found = constraints(structure)
+    for loop in geometry_loops(Geometry(structure, np.eye(len(found.names)) * 1e-6, found)):
+        ends = [list(column) for name, column in loop.items() if "_label_" in name]
+        rows = set(zip(*ends, strict=True))
+        assert rows and not rows & {(first.label, "S9"), ("S9", first.label)}
+        assert "nan" not in str(loop)
+
+
 def test_no_hydrogen_bond_at_a_small_angle():
     structure = water(shift=0.2)
     found = constraints(structure)

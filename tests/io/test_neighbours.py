@@ -32,6 +32,14 @@ def test_alternatives_are_bonded_only_without_their_numbers(chain):
     assert {n.j for n in bonded(chain)[2]} == {1, 3}
 
 
+def test_atoms_that_share_a_site_are_no_neighbours(chain):
+    atoms = chain.scatterers()
+    atoms[3].site = atoms[2].site
+    found = bonded(chain)
+    assert {n.j for n in found[2]} == {1} == {n.j for n in found[3]}
+    assert within(chain, 1.0) == [[], [], [], []]
+
+
 def test_within(chain):
     assert {n.j for n in within(chain, 0.9)[2]} == {3}
     assert within(chain, 0.5) == [[], [], [], []]

@@ -23,6 +23,7 @@ def good(**changes) -> dict:
         "converged": True,
         "n_free_unique": 16,
         "n_used": 1500,
+        "crystals": [{"n_work": 1000.0}, {"n_work": 500.0}],
         "n_parameters_effective": 30.0,
         "goodness_of_fit": 1.1,
         "goodness_of_input_sigmas": 6.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -58,6 +59,18 @@ def test_values_of_the_structure_are_those_of_its_atoms(outcome, parameters):
     found = {name: value for name, value, _ in rows}
     assert found["Si0.x"] == atoms.parameters[0, 0].item()
     assert found["O1.z"] == atoms.parameters[1, 2].item()
+
+
+def test_the_value_of_a_parameter_of_several_atoms_is_its_shift(outcome):
+    """As that of the turn of a methyl group, which no number of an atom is."""
+    changed = copy.deepcopy(outcome)
+    crystal = changed.hybrid.crystal
+    crystal.jacobian[0] *= 0.3
+    with torch.no_grad():
+        crystal.shifts[0] = 0.05
+    (_, value, _), *others = refined_parameters(changed)
+    assert value == 0.05
+    assert [row[1] for row in others] == [row[1] for row in refined_parameters(outcome)[1:]]
 
 
 def test_the_weights_of_a_network_are_left_out(outcome):

@@ -44,7 +44,7 @@ def parse_arguments(program: str, parser: ArgumentParser, args: list[str], *, ot
     named = [name for name in unhandled if name.lower().endswith(others)] if others else []
     strange = [name for name in unhandled if name not in structures and name not in named]
     if strange:
-        _refuse(program, strange)
+        _refuse(program, strange, parser.phil)
     if len(structures) > 1:
         sys.exit(f"{program} takes one structure, not {' and '.join(structures)}")
     return params, options, structures, named
@@ -58,10 +58,16 @@ def changed_parameters(parser: ArgumentParser) -> str:
 
 def check_outputs(program: str, scope: libtbx.phil.scope, output: libtbx.phil.scope_extract) -> None:
     """Stop before the work if a result of scope `output` cannot be written."""
+    taken: dict[Path, str] = {}
     for definition in scope.get("output").all_definitions():
         filename = getattr(output, definition.object.name)
-        if filename:
-            check_output(program, definition.path, filename)
+        if not filename:
+            continue
+        check_output(program, definition.path, filename)
+        path = Path(filename).resolve()
+        if path in taken and not path.is_char_device():
+            sys.exit(f"{program} cannot write both {taken[path]} and {definition.path} to {filename}")
+        taken[path] = definition.path
 
 
 def _check_files(program: str, args: list[str]) -> None:
@@ -80,7 +86,7 @@ def _parses(parser: ArgumentParser, arg: str) -> bool:
     return True
 
 
-def _refuse(program: str, strange: list[str]) -> None:
+def _refuse(program: str, strange: list[str], scope: libtbx.phil.scope) -> None:
     """Stop because of arguments that are neither parameters nor input that can be read."""
     readers = {(".expt", ".json"): read_experiments, (".refl", ".pickle"): read_table}
     for name in strange:
@@ -90,6 +96,13 @@ def _refuse(program: str, strange: list[str]) -> None:
                     read(name)
                 except ValueError as error:
                     sys.exit(f"{program}: {error}")
+    for name, equals, _ in (arg.partition("=") for arg in strange):
+        paths = [definition.path for definition in scope.all_definitions()]
+        meant = [path for path in paths if f".{path}".endswith(f".{name}")]
+        if equals and len(meant) > 1:
+            sys.exit(f"{program} does not understand {name}=: it may be {' or '.join(meant)}")
+    if "=" in strange:
+        sys.exit(f"{program} does not understand {' '.join(strange)}: leave out the spaces around =")
     sys.exit(
         f"{program} does not understand {' '.join(strange)}: neither a parameter "
         f"(see {program} -c -e2) nor an input file"

@@ -91,12 +91,11 @@ data {
     .expert_level = 1
   rsg = 0.66
     .type = float(value_min=0.01, value_max=1)
-    .help = "Virtual frames: leave out reflections that come closer to the ends of the rotation, with"
-            "|S_g| in the middle of the frame above this part of the largest that still crosses the"
-            "Ewald sphere."
+    .help = "Virtual frames: use a reflection only if |S_g| in the middle of the frame is below this part"
+            "of D_g, the largest |S_g| with which it still crosses the Ewald sphere inside the frame."
   dsg = 0.0015
     .type = float(value_min=0)
-    .help = "Virtual frames: smallest distance of |S_g| from that largest one [1/Angstrom]."
+    .help = "Virtual frames: use a reflection only if D_g - |S_g| is above this [1/Angstrom]."
   frame_window = *auto frame curve
     .type = choice
     .help = "Virtual frames: sum calculated intensities over the rotation of the frame, or over whole rocking"
@@ -145,7 +144,8 @@ absorption {
             "parameters; it matters for heavy atoms."
   factor = 1.0
     .type = float(value_min=0.001)
-    .help = "Times that of the theory. Auto: refined, with a prior of 1 and a standard deviation of 0.5."
+    .help = "Factor on the absorptive potential of the theory. Auto: refined, with a prior of 1 and a"
+            "standard deviation of 0.5."
     .expert_level = 1
 }
 absolute_structure = *auto ignore
@@ -156,7 +156,7 @@ orientation {
   tilt_nodes = Auto
     .type = int(value_min=1)
     .help = "Spline coefficients of the tilt across the rotation axis, for each crystal. Auto: one"
-            "in 20 degrees of scan, 2 to 12."
+            "more than one in 20 degrees of scan, 2 to 12."
     .expert_level = 1
   restraint = 0.05
     .type = float(value_min=0.0001)
@@ -196,9 +196,9 @@ thickness {
   surface = None
     .type = str
     .multiple = True
-    .help = "Normal of the surfaces of a plate, along which its thickness is then meant: the Miller indices"
-            "of its face (0 0 1), or stage for a plate that lies across the beam at scan angle 0. One for all"
-            "crystals, or one for each. None: along the beam, in all of the scan."
+    .help = "Normal of the faces of a plate; its thickness is then measured along it: the Miller indices"
+            "of a face (0 0 1), or stage for a plate that lies across the beam at scan angle 0. One for all"
+            "crystals, or one for each. None: the thickness is along the beam, in all of the scan."
     .expert_level = 1
   network {
     hidden = 8
@@ -231,8 +231,10 @@ scale {
 refinement {
   max_cycles = 10
     .type = int(value_min=0)
-    .help = "Most cycles of each stage. The orientation has four at most, and each stage ends sooner,"
-            "after one cycle (the last stage: three) that lowers the sum of squares by less than a hundredth."
+    .help = "Most cycles of one pass through a stage; the orientation has four at most, the other hand five."
+            "The joint and the last stage may be passed through again where the fit is still poor. A pass"
+            "ends sooner, after one cycle (the last stage: three) that lowers the sum of squares by less"
+            "than a hundredth."
   tolerance = 0.001
     .type = float(value_min=0)
     .help = "The orientation and the other hand are refined until a cycle would lower the sum of squares"

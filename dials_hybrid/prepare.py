@@ -298,7 +298,7 @@ def check_model_setting(measurement: Measurement, structure) -> None:
     """Raise ValueError if a run fits the model much better in another setting of the lattice."""
     for run in range(len(measurement.runs)):
         check = check_setting(structure, *measurement.comparable(run))
-        name = f"crystal {run}"
+        name = f"crystal {run + 1}"
         if check is None:
             logger.warning(f"Too few observed reflections of {name} to check the setting of the model")
             continue

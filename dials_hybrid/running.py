@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from dials_hybrid.io.checkpoint import read_checkpoint, write_json
 from dials_hybrid.model.hybrid import Hybrid
@@ -175,8 +174,10 @@ def _same_numbers(found: Any, expected: list[float]) -> bool:
     return (
         isinstance(found, list)
         and len(found) == len(expected)
-        and all(isinstance(x, float) for x in found)
-        and bool(np.allclose(found, expected))
+        and all(
+            isinstance(x, float) and math.isclose(x, y, rel_tol=1e-5, abs_tol=1e-8)
+            for x, y in zip(found, expected, strict=True)
+        )
     )
 
 

@@ -26,6 +26,14 @@ output {
   log = None
     .type = path
 }
+first {
+  name = 1
+    .type = int
+}
+second {
+  name = 1
+    .type = int
+}
 """
 )
 
@@ -66,6 +74,8 @@ def test_endings_may_be_in_capitals(parse):
         (["nope.expt"], r"^dials.x cannot find the file nope.expt$"),
         (["limit=-1"], r"^dials.x: limit=-1: .*limit"),
         (["kind=three"], r"^dials.x: kind=three: "),
+        (["a.cif", "limit", "=", "2"], r"^dials.x does not understand .*=.*: leave out the spaces around =$"),
+        (["a.cif", "name=2"], r"^dials.x does not understand name=: it may be first.name or second.name$"),
         (["a.cif", "lmit=2", "what"], r"^dials.x does not understand lmit=2 what: neither a parameter"),
         (["input.experiments=a.cif"], r"^dials.x: input.experiments=a.cif: this is not such a file"),
     ],
@@ -83,4 +93,14 @@ def test_outputs_are_checked_by_their_names(parse):
     with pytest.raises(SystemExit, match="dials.x cannot write output.log=no/folder"):
         check_outputs("dials.x", SCOPE, output)
     output.log = None
+    check_outputs("dials.x", SCOPE, output)
+
+
+def test_two_outputs_of_one_name_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output = SCOPE.extract().output
+    output.log, output.cif = "a.cif", str(tmp_path / "a.cif")
+    with pytest.raises(SystemExit, match=r"dials.x cannot write both output\.\w+ and output\.\w+ to .*a.cif"):
+        check_outputs("dials.x", SCOPE, output)
+    output.log = output.cif = "/dev/null"
     check_outputs("dials.x", SCOPE, output)

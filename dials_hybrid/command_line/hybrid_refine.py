@@ -79,7 +79,10 @@ def run(args: list[str] | None = None, phil: libtbx.phil.scope = phil_scope) -> 
     if not all(needed.values()):
         parser.print_help()
         missing = [what for what, given in needed.items() if not given]
-        sys.exit(f"{_PROGRAM} needs {' and '.join(missing)}" if args else 0)
+        instead = (
+            "" if params.input.experiments or params.input.reflections else ", or virtual frames (.cif_pets)"
+        )
+        sys.exit(f"{_PROGRAM} needs {' and '.join(missing)}{instead}" if args else 0)
     check_outputs(_PROGRAM, phil_scope, params.output)
     params.device = local_device(params.device)
     with one_sentence(_PROGRAM, params.device, params.output.checkpoint):

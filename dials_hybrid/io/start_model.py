@@ -82,6 +82,13 @@ def prepare_model(
         raise ValueError(f"the start model makes no sense: {reason}") from error
 
 
+def _selected(structure: xray.structure, parameter: str, expression: str):
+    try:
+        return selected(structure, expression)
+    except ValueError as error:
+        raise ValueError(f"structure.{parameter}: {error}") from error
+
+
 def _prepared(
     start: StartModel,
     adp: str,
@@ -100,9 +107,9 @@ def _prepared(
         ties = replace(ties, fixed=_follow_file(structure, model, refine_occupancies))
     ties = _with_hydrogens(structure, model, ties, hydrogens, refine_occupancies)
     for expression in refine:
-        ties = _released(structure, ties, *selected(structure, expression))
+        ties = _released(structure, ties, *_selected(structure, "refine", expression))
     for expression in fix:
-        ties = _held(structure, ties, *selected(structure, expression))
+        ties = _held(structure, ties, *_selected(structure, "fix", expression))
     _start_followers(structure, ties)
     scatterers = structure.scatterers()
     riding = sorted(i for i in ties.followers()[0] if is_hydrogen(scatterers[i]))

@@ -40,7 +40,7 @@ def normals(directions: Tensor, steps: RockingSteps, basis: Tensor) -> Tensor:
         inclination = math.degrees(math.acos(abs(float(cosine[worst]))))
         raise ValueError(
             f"at scan angle {float(steps.angle[worst]):.1f} degree the beam runs along the surface of "
-            f"crystal {int(steps.crystal[worst])}, {inclination:.1f} degree from its normal: "
+            f"crystal {int(steps.crystal[worst]) + 1}, {inclination:.1f} degree from its normal: "
             "thickness.surface is not that of a plate that this scan looks through"
         )
     return n * torch.sign(cosine)[:, None]

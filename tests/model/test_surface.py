@@ -128,5 +128,5 @@ def test_a_plate_seen_edge_on_is_refused():
     atoms = triclinic()
     steps = sweep(turned(atoms, 0.3, -0.5, 0.2), n=5, width=1.0)
     n = torch.linalg.cross(steps.beam[0], double([0.3, 0.5, 0.2]))
-    with pytest.raises(ValueError, match="beam runs along the surface of crystal 0"):
+    with pytest.raises(ValueError, match="beam runs along the surface of crystal 1"):
         normals(torch.linalg.solve(steps.basis[2], n)[None], steps, steps.basis)

@@ -53,3 +53,18 @@ def test_a_checkpoint_of_something_else_is_refused(problem, tmp_path):
     filename.write_text(json.dumps({"format": "something else"}))
     with pytest.raises(ValueError, match="checkpoint"):
         run_protocol(*problem, resume=filename)
+
+
+def test_a_checkpoint_from_another_start_is_refused(problem, tmp_path):
+    """Its numbers are shifts."""
+    inputs, settings = problem
+    filename = tmp_path / "checkpoint"
+    run_protocol(inputs, settings, checkpoint=filename)
+    parameters = inputs.atoms.parameters.clone()
+    parameters[0, 0] += 1e-4
+    moved = replace(inputs, atoms=inputs.atoms.with_parameters(parameters))
+    with pytest.raises(ValueError, match="belongs to a refinement from another start model or orientation"):
+        run_protocol(moved, settings, resume=filename)
+    filename.write_text(json.dumps(json.loads(filename.read_text()) | {"start": ["0.1"]}))
+    with pytest.raises(ValueError, match="another start model"):
+        run_protocol(inputs, settings, resume=filename)

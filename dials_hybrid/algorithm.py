@@ -7,8 +7,6 @@ import time
 from dataclasses import asdict
 from importlib import metadata
 
-import torch
-
 from libtbx.version import get_version
 
 from dials.util import progress
@@ -90,13 +88,14 @@ class HybridRefinement:
         frames = [read_pets(name) for name in cif_pets]
         return cls(expt, tables, read_model(structure), params, frames)
 
-    def run(self) -> Result:
+    def run(self) -> Result | None:
         """Refine; see `run_hybrid_refine`."""
         return run_hybrid_refine(
             self.experiments, self.reflections, self.xray_structure, self.params, self.virtual_frames
         )
 
 
+@machine.one_thread()
 def run_hybrid_refine(
     experiments, reflections, structure, params, virtual_frames=(), *, show_progress: bool = True
 ) -> Result | None:
@@ -117,7 +116,6 @@ def run_hybrid_refine(
         ValueError: the input cannot be refined; the message says why, in one sentence.
     """
     started = time.time()
-    torch.set_num_threads(1)
     check_values(params)
     machine.check_device(params.device)
     table = combine_tables(reflections, experiments) if len(experiments) else None

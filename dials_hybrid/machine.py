@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import scipy
 import torch
@@ -9,6 +12,17 @@ import torch
 from dials_hybrid import __version__
 from dials_hybrid.model.memory import quarter_of_machine
 from dials_hybrid.model.parallel import number_of_processors, processes
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: several that wait for each other are slower by far where cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_device(device: str) -> None:

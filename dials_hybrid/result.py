@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dials_hybrid.io.cif import refinement_items, structure_cif_block
-from dials_hybrid.io.cif_items import ReflectionList, crystal_items, reflection_block, reflection_items
+from dials_hybrid.io.cif_items import ReflectionList, crystal_items, reflection_blocks, reflection_items
 from dials_hybrid.io.cif_refinement import (
     figure_items,
     hydrogen_treatment,
@@ -57,9 +57,13 @@ def difference_map(outcome: Outcome, structure) -> DifferenceMap:
 
 
 def cif_blocks(result: Result) -> dict:
-    """Everything that goes into the CIF: the structure, and the reflections."""
-    reflections = reflection_block(result.xray_structure, _reflections(result.outcome))
-    return {"hybrid_refined": cif_block(result), "hybrid_refined_reflections": reflections}
+    """Everything that goes into the CIF: the structure, the reflections, and where they were measured."""
+    intensities, positions = reflection_blocks(result.xray_structure, _reflections(result.outcome))
+    return {
+        "hybrid_refined": cif_block(result),
+        "hybrid_refined_reflections": intensities,
+        "hybrid_refined_positions": positions,
+    }
 
 
 def cif_block(result: Result):

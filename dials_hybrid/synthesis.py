@@ -33,6 +33,7 @@ from dials_hybrid.io.virtual_frames import (
     reflections_of_frames,
     write_pets,
 )
+from dials_hybrid.machine import one_thread
 from dials_hybrid.model.parallel import number_of_processors
 from dials_hybrid.phil import check_values
 from dials_hybrid.phil_simulate import phil_scope
@@ -96,7 +97,6 @@ class Synthesis:
     """A simulation in its parts; see `simulate` for the arguments."""
 
     def __init__(self, experiments, structure, params, reflections=None):
-        torch.set_num_threads(1)
         check_values(params, phil_scope)
         check_predictable(experiments, structure)
         self.params = params
@@ -127,6 +127,7 @@ class Synthesis:
         table["background.sum.variance"] = flex.double(np.ascontiguousarray(background * self.counting.gain))
         return self.experiments, table, self._truth(*measured)
 
+    @one_thread()
     def ideal(self) -> _Ideal:
         """The sweep without noise, calculated once."""
         if self._ideal is None:
@@ -144,6 +145,7 @@ class Synthesis:
             self._ideal = _Ideal(scale * intensity, scale, tail)
         return self._ideal
 
+    @one_thread()
     def write_pets(self, filename: str) -> dict:
         """Write the same crystal in virtual frames, with noise of its own; their number and R of truth.
 

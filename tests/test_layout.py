@@ -74,7 +74,7 @@ ALLOWED = {
         {"dials", "dxtbx", "libtbx", "numpy", "torch"},
     ),
     "synthesis": (
-        {"io", "refine", "rocking", "model", "data", "phil", "phil_simulate"},
+        {"io", "machine", "refine", "rocking", "model", "data", "phil", "phil_simulate"},
         {"dials", "libtbx", "numpy", "torch"},
     ),
     "command_line": (PARTS, CCTBX | {"numpy", "torch"}),

@@ -72,6 +72,9 @@ def structure_cif_block(
     _write_cell(block, structure, cell_su or (0.0,) * 6)
     _shorten_fixed_coordinates(block)
     _flag_riding(block, constraints.riding)
+    if constraints.parts:
+        groups = [str(n) if n else "." for n in constraints.parts]
+        block.get_loop("_atom_site").add_column("_atom_site_disorder_group", groups)
     _replace_atom_types(block, structure, form_factors)
     for loop in geometry_loops(Geometry(structure, covariance, constraints, cell_su)):
         block.add_loop(loop)

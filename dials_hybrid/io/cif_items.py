@@ -39,16 +39,15 @@ class ReflectionList:
 def crystal_items(structure: xray.structure) -> dict[str, object]:
     """Formula, weight, Z and density from the atoms of the cell.
 
-    Z is the largest number that divides the content of the cell and the number of its symmetry
-    operations.
+    Z is the largest number that divides the content of the cell, where that is whole, and the number of its
+    symmetry operations.
     """
     counts: dict[str, float] = {}
     for scatterer in structure.scatterers():
         n = scatterer.occupancy * scatterer.multiplicity()
         counts[scatterer.element_symbol()] = counts.get(scatterer.element_symbol(), 0.0) + n
-    whole = [round(n) for n in counts.values()]
-    partial = any(abs(n - m) > 0.01 for n, m in zip(counts.values(), whole, strict=True))
-    z = 1 if partial else math.gcd(*whole, structure.space_group().order_z())
+    whole = [round(n) for n in counts.values() if abs(n - round(n)) < 0.01]
+    z = math.gcd(*whole, structure.space_group().order_z())
     weight = sum(n / z * tiny_pse.table(element).weight() for element, n in counts.items())
     volume = structure.unit_cell().volume()
     return {
@@ -120,21 +119,22 @@ def completeness(structure: xray.structure, hkl: np.ndarray) -> float:
     return found.size() / found.complete_set(d_min=d_min * (1.0 - 1e-9)).size()
 
 
-def reflection_block(structure: xray.structure, reflections: ReflectionList) -> model.block:
-    """All observations, in the order of the scan, as a data block of their own.
+def reflection_blocks(
+    structure: xray.structure, reflections: ReflectionList
+) -> tuple[model.block, model.block]:
+    """All observations, in the order of the scan: intensities, and where they were measured.
+
+    A data block for each, since cctbx takes no block with two lists of Miller indices.
 
     Measured and calculated intensities are those that were compared: unmerged, without Lorentz
-    correction, on the scale of the integration. Scale groups are crystals, or crystal.frame for the
-    virtual frames, counted from 1 in the order of the file. The free set is `excl` in
-    _refln_refinement_status.
+    correction, on the scale of the integration. Scale groups are crystals, or the virtual frames of
+    all crystals. The free set is `excl` in _refln_refinement_status.
     """
     order = np.lexsort((reflections.angle, reflections.crystal))
     hkl = reflections.hkl[order]
     crystal = [str(i + 1) for i in reflections.crystal[order]]
-    group = [
-        f"{i}.{frame + 1}" if frame >= 0 else i
-        for i, frame in zip(crystal, reflections.frame[order], strict=True)
-    ]
+    places = np.column_stack([reflections.crystal, reflections.frame])[order]
+    groups, number = np.unique(places, axis=0, return_inverse=True)
 
     def indices(category: str) -> dict[str, list[str]]:
         return {f"_{category}_index_{axis}": _text(hkl[:, i], "d") for i, axis in enumerate("hkl")}
@@ -142,10 +142,22 @@ def reflection_block(structure: xray.structure, reflections: ReflectionList) -> 
     def status(mask: np.ndarray, yes: str, no: str) -> list[str]:
         return np.where(mask[order], yes, no).tolist()
 
-    block = structure.crystal_symmetry().as_cif_block(format="coreCIF")
-    drop_old_names(block)
-    block.add_loop(model.loop(data={"_exptl_crystal_id": sorted(set(crystal), key=int)}))
-    block.add_loop(model.loop(data={"_reflns_scale_group_code": list(dict.fromkeys(group))}))
+    def blank() -> model.block:
+        block = structure.crystal_symmetry().as_cif_block(format="coreCIF")
+        drop_old_names(block)
+        block.add_loop(model.loop(data={"_exptl_crystal_id": sorted(set(crystal), key=int)}))
+        return block
+
+    intensities, positions = blank(), blank()
+    codes = [str(i + 1) for i in range(len(groups))]
+    intensities.add_loop(model.loop(data={"_reflns_scale_group_code": codes}))
+    if (reflections.frame >= 0).any():
+        lines = [
+            f"scale group {code}: crystal {i + 1}, virtual frame {frame + 1}"
+            for code, (i, frame) in zip(codes, groups.tolist(), strict=True)
+            if frame >= 0
+        ]
+        intensities["_reflns_special_details"] = "\n".join(lines)
     refln = {
         **indices("refln"),
         "_refln_F_squared_calc": _text(reflections.calculated[order], ".6g"),
@@ -154,16 +166,16 @@ def reflection_block(structure: xray.structure, reflections: ReflectionList) -> 
         "_refln_include_status": status(reflections.observed, "o", "<"),
         "_refln_refinement_status": status(reflections.free, "excl", "incl"),
         "_refln_crystal_id": crystal,
-        "_refln_scale_group_code": group,
+        "_refln_scale_group_code": [codes[i] for i in number.ravel()],
     }
-    block.add_loop(model.loop(data=refln))
+    intensities.add_loop(model.loop(data=refln))
     angles = {
         **indices("diffrn_refln"),
         "_diffrn_refln_angle_omega": _text(reflections.angle[order], ".4f"),
         "_diffrn_refln_crystal_id": crystal,
     }
-    block.add_loop(model.loop(data=angles))
-    return block
+    positions.add_loop(model.loop(data=angles))
+    return intensities, positions
 
 
 def drop_old_names(block: model.block) -> None:

@@ -63,7 +63,6 @@ def measurement_items(
         "_diffrn_ambient_temperature": None,
         "_cell_measurement_temperature": None,
         "_diffrn_radiation_probe": "electron",
-        "_diffrn_radiation_type": "electron",
         "_diffrn_radiation_wavelength": wavelength,
         "_diffrn_source_voltage": f"{_kilovolts(wavelength):.0f}",
         "_diffrn_measurement_method": ", ".join(dict.fromkeys(methods)),
@@ -71,6 +70,9 @@ def measurement_items(
     }
     if set(methods) == {"continuous rotation"}:
         items["_diffrn_measurement.rotation_mode"] = "rotation"
+    if set(methods) == {"precession"}:
+        items["_diffrn_measurement.rotation_mode"] = "stepwise"
+        items["_diffrn_measurement.method_precession"] = "yes"
     if mosaic_spread and len(mosaic_spread) == 1:
         items["_exptl_crystal.mosaicity"] = f"{mosaic_spread[0]:.3f}"
         items["_exptl_crystal.mosaic_method"] = "standard deviation of a normal distribution, refined"
@@ -85,7 +87,7 @@ def _kilovolts(wavelength: float) -> float:
 
 def figure_items(summary: Mapping) -> dict[str, object]:
     """What the summary of a refinement says, as data items."""
-    history, difference, model = summary["history"], summary["difference_map"], summary["thickness_model"]
+    difference, model = summary["difference_map"], summary["thickness_model"]
     return {
         "_audit_creation_method": "dials.hybrid_refine",
         "_audit_creation_date": date.today().isoformat(),
@@ -97,19 +99,44 @@ def figure_items(summary: Mapping) -> dict[str, object]:
         "_refine_ls_extinction_method": "none",
         "_refine_ls_number_reflns": summary["n_used"] - summary["n_free"],
         "_refine_ls_number_parameters": summary["n_parameters"],
+        "_refine_ls_number_restraints": len(summary.get("restraints", ())),
         "_refine_ls_R_factor_gt": f"{summary['r1_obs']:.4f}",
         "_refine_ls_R_factor_all": f"{summary['r1_all']:.4f}",
         "_refine_ls_wR_factor_ref": f"{summary['wr_all']:.4f}",
         "_refine_ls_goodness_of_fit_ref": f"{summary['goodness_of_fit']:.3f}",
-        "_refine_ls_shift/su_max": f"{history[-1]['largest_shift']:.3f}" if history else None,
-        "_refine_ls.sample_thickness": f"{summary['thickness_mean'] / 10.0:.2f}",  # [nm]
+        "_refine_ls_shift/su_max": f"{summary['shift_left']:.3f}",
+        "_refine_ls.sample_thickness": f"{_thickness(summary) / 10.0:.2f}",  # [nm]
         "_refine_ls.sample_shape_expression": _SHAPES.get(model, model),
+        "_refine_ls.sample_shape_details": _shape_details(summary),
         "_refine_diff.potential_max": f"{difference['max']:.4f}",  # [e/A]
         "_refine_diff.potential_min": f"{difference['min']:.4f}",
         "_refine_diff.potential_RMS": f"{difference['rms']:.4f}",
         **_absolute_structure_items(summary["absolute_structure"]),
         "_refine_special_details": f"{_DETAILS}\n\n{_special_details(summary)}",
     }
+
+
+def _thickness(summary: Mapping) -> float:
+    """[A]: the largest where the expression for the shape has it, else the mean."""
+    return summary["thickness_mean"] * (2.0 if summary["thickness_model"] == "wedge" else 1.0)
+
+
+def _shape_details(summary: Mapping) -> str:
+    """The distribution of thickness in nanometres."""
+    kind = "largest thickness t~max~" if summary["thickness_model"] == "wedge" else "mean thickness"
+    lines = [f"sample_thickness is the {kind} over all reflections used"]
+    for number, one in enumerate(summary["crystals"], start=1):
+        own = [at for at in summary["thickness"]["curve"] if at["crystal"] == number - 1]
+        if own:
+            at = own[len(own) // 2]
+            mean, spread = (
+                f"{at[name] / 10.0:.1f}, s.u. {at[name + '_su'] / 10.0:.1f}" for name in ("mean", "spread")
+            )
+            lines.append(
+                f"crystal {number}: mean over the scan {one['thickness_mean'] / 10.0:.1f} nm; at a scan "
+                f"angle of {at['angle']:.1f} degrees mean {mean} nm, standard deviation {spread} nm"
+            )
+    return "\n".join(lines)
 
 
 def weighting_items(errors: Sequence[Mapping[str, float]], cutoff: float | None) -> dict[str, object]:

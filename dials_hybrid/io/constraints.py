@@ -34,6 +34,8 @@ class Constraints:
     # origins of a polar space group. No diffraction data determine them: project them out.
     origin_shifts: Tensor
     riding: tuple[str, ...] = ()  # labels of hydrogen atoms that follow their pivots
+    # PART of each atom, 0 without: alternatives are not bonded, those of a negative one not to their images.
+    parts: tuple[int, ...] = ()
 
 
 def constraints(structure: xray.structure, ties: Ties | None = None) -> Constraints:

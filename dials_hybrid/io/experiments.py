@@ -114,7 +114,8 @@ def refined_experiments(experiments, steps: RockingSteps, axes: Tensor, tilts: T
     """
     refined = ExperimentList()
     for index, experiment in enumerate(experiments):
-        experiment = copy.deepcopy(experiment)
+        experiment = copy.copy(experiment)  # what crystals share they go on sharing
+        experiment.crystal = copy.deepcopy(experiment.crystal)
         own = steps.crystal == index
         angle = steps.angle[own].numpy()
         order = np.argsort(angle)

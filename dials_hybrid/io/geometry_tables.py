@@ -17,14 +17,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import smtbx.utils
 from cctbx import sgtbx, uctbx, xray
 from iotbx.cif import model
 from libtbx.utils import format_float_with_standard_uncertainty
 
 from dials_hybrid.data import ATOM_PARAMETERS
 from dials_hybrid.io.constraints import Constraints
-from dials_hybrid.io.neighbours import SHARED
+from dials_hybrid.io.neighbours import SHARED, bond_table
 
 _WIDTH = len(ATOM_PARAMETERS)
 _DONORS = ("N", "O", "F", "S")
@@ -72,6 +71,7 @@ class Geometry:
         cell_su: tuple[float, ...] | None = None,
     ):
         self.structure = structure
+        self.parts = constraints.parts
         self.sites = np.array(structure.sites_frac())
         self.metric = _metric(structure.unit_cell().parameters())
         self.metric_spread = [] if cell_su is None else _metric_spread(structure, cell_su)
@@ -79,6 +79,10 @@ class Geometry:
         root = vectors * np.sqrt(values.clip(min=0))
         by_atom = constraints.jacobian.numpy().reshape(len(root), len(self.sites), _WIDTH)[:, :, :3]
         self.spread = np.einsum("pnx,pq->nxq", by_atom, root)  # of each site (n, 3, P)
+
+    def exclude_each_other(self, i: int, j: int) -> bool:
+        """Whether atoms are alternatives, of which only one is there."""
+        return bool(self.parts) and 0 != self.parts[i] != self.parts[j] != 0
 
     def vector(self, i: int, j: int, rt_mx: sgtbx.rt_mx) -> Vector:
         """From atom i to the image `rt_mx` of atom j."""
@@ -165,10 +169,10 @@ def _metric_spread(structure: xray.structure, cell_su: tuple[float, ...]) -> lis
 def geometry_loops(geometry: Geometry) -> list[model.loop]:
     """Bonds, angles and, where there are any, hydrogen bonds as loops of the core CIF dictionary.
 
-    Bonds are those of smtbx's connectivity table (covalent radii and 0.5 A).
+    Bonds are those of smtbx's connectivity table (covalent radii and 0.5 A), none between alternatives.
     """
-    table = smtbx.utils.connectivity_table(geometry.structure).pair_asu_table
-    neighbours = geometry.neighbours(table)
+    conformers, exclusive = ([max(0, sign * n) for n in geometry.parts] for sign in (1, -1))
+    neighbours = geometry.neighbours(bond_table(geometry.structure, conformers, exclusive))
     loops = [_bonds(geometry, neighbours), _angles(geometry, neighbours)]
     loops.append(_hydrogen_bonds(geometry, neighbours))
     return [loop for loop in loops if loop.n_rows()]
@@ -226,6 +230,7 @@ def _hydrogen_bonds(geometry: Geometry, neighbours: list[list[Vector]]) -> model
             v
             for v in contacts[h]
             if elements[v.j] in _ACCEPTORS
+            and not geometry.exclude_each_other(h, v.j)
             and (v.j, v.rt_mx.as_xyz()) not in bonded
             and geometry.distance(v)[0] <= _longest(elements[v.j])
         ]

@@ -37,12 +37,17 @@ def bonded(
             ones are not bonded. Empty: there are none.
         exclusive: the same for alternatives that exclude their own images (negative PART).
     """
+    return _neighbours(structure, bond_table(structure, conformers, exclusive))
+
+
+def bond_table(structure: xray.structure, conformers: Sequence[int] = (), exclusive: Sequence[int] = ()):
+    """smtbx's connectivity table (covalent radii and 0.5 A) as pair_asu_table; see `bonded`."""
     options = {}
     if any(conformers):
         options["conformer_indices"] = flex.size_t(conformers)
     if any(exclusive):
         options["sym_excl_indices"] = flex.size_t(exclusive)
-    return _neighbours(structure, smtbx.utils.connectivity_table(structure, **options).pair_asu_table)
+    return smtbx.utils.connectivity_table(structure, **options).pair_asu_table
 
 
 def within(structure: xray.structure, distance: float) -> list[list[Neighbour]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 
@@ -113,7 +114,9 @@ def _prepared(
     _start_followers(structure, ties)
     scatterers = structure.scatterers()
     riding = sorted(i for i in ties.followers()[0] if is_hydrogen(scatterers[i]))
-    free = replace(constraints(structure, ties), riding=tuple(scatterers[i].label for i in riding))
+    free = replace(
+        constraints(structure, ties), riding=tuple(scatterers[i].label for i in riding), parts=_parts(model)
+    )
     return PreparedModel(structure, free, restraints(model, structure) if model else None)
 
 
@@ -181,6 +184,13 @@ def _with_hydrogens(
         scatterers[i].flags.set_grad_u_iso(False)
     _report(structure, riders, found.left, before)
     return ties
+
+
+def _parts(model: ShelxModel | None) -> tuple[int, ...]:
+    """PART of each atom; none where no atom has one."""
+    conformers, exclusive = (model.conformers, model.exclusive) if model else ((), ())
+    parts = tuple(n or -m for n, m in zip_longest(conformers, exclusive, fillvalue=0))
+    return parts if any(parts) else ()
 
 
 def _without(ties: Ties, atoms: Sequence[int]) -> Ties:

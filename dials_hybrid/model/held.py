@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-import shutil
+import os
 import tempfile
 from collections.abc import Iterator
 
@@ -89,12 +89,15 @@ class Held:
 
 def _of_file(size: int) -> mmap.mmap:
     """So many bytes of a file that is gone with the last process that uses it."""
-    folder = tempfile.gettempdir()
-    if shutil.disk_usage(folder).free < size:
-        raise ValueError(
-            f"the derivatives take {size / _GIB:.2g} GiB, for which neither memory= nor {folder} has room: "
-            "raise memory=, or let TMPDIR name a folder on a larger disk"
-        )
     with tempfile.TemporaryFile() as file:
-        file.truncate(size)
+        try:
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the program later
+            file.truncate(size)
+        except OSError as error:
+            raise ValueError(
+                f"the derivatives take {size / _GIB:.2g} GiB, for which neither memory= nor "
+                f"{tempfile.gettempdir()} has room: raise memory=, or let TMPDIR name a folder on a larger "
+                "disk"
+            ) from error
         return mmap.mmap(file.fileno(), size)

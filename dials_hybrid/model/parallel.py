@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import multiprocessing
 import os
+import signal
 import traceback
 from collections.abc import Callable
 
@@ -71,6 +72,8 @@ def share_out(costs: list[float], n: int) -> list[list[int]]:
 
 
 def _work(work, number: int, sender) -> None:
+    # What a parent does when it is stopped is not for its workers to do.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # More threads would wait for ever for those that the parent has and a fork has not.
     torch.set_num_threads(1)
     try:

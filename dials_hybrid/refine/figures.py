@@ -104,6 +104,7 @@ def figures(outcome: Outcome, thickness: ThicknessResult) -> dict:
         "crystals": crystals(outcome),
         "outliers": outliers(hybrid.dataset.observations, fit),
         "converged": fit.converged,
+        "shift_left": fit.shift_left,
         "thickness_mean": thickness.mean,
         "thickness_model": thickness.model,
         "thickness": asdict(thickness),

@@ -57,6 +57,7 @@ class Fit:
     goodness_of_fit: float  # 1 where the error model describes the residuals
     n_parameters: float  # effective number: a parameter held by its prior counts less than one
     converged: bool  # another cycle would shift nothing by more than a twentieth of its s.u.
+    shift_left: float  # that of another cycle, as `Cycle.largest_shift`
     target: Target
     log_likelihood: float  # of the work reflections, under the error model
     contributions: tuple[Contribution, ...] = ()  # of each crystal; none where the structure waits
@@ -289,12 +290,14 @@ class JointFit:
         inverse = covariance(self.target.slope() * data + prior, active)
         robust = sandwich(inverse, at, self.target.share, variance * prior)
         uncertainties = no_smaller(robust, variance * self.target.score_variance() * inverse)
+        shift_left = self._largest(step.remaining, uncertainties)
         return Fit(
             evaluation=replace(evaluation, sums=RockingSums(evaluation.sums.intensity), jacobian=None),
             covariance=uncertainties,
             goodness_of_fit=math.sqrt(variance),
             n_parameters=n_parameters,
-            converged=step.converged or self._largest(step.remaining, uncertainties) < _SMALL_SHIFT,
+            converged=step.converged or shift_left < _SMALL_SHIFT,
+            shift_left=shift_left,
             target=self.target,
             log_likelihood=self.target.log_likelihood(evaluation.intensity),
         )

@@ -167,12 +167,15 @@ def shares(run: VirtualFrames, hkl: np.ndarray, frame: np.ndarray) -> np.ndarray
     """What each row (M,) tells that others do not: 1 / (number of overlapping frames that list it).
 
     Frames overlap, and the reflections of one frame are listed again in the next, with the same
-    intensity from the same images. n such rows are one measurement.
+    intensity from the same images. n such rows are one measurement. Precession frames have images of
+    their own.
 
     Args:
         hkl: (M, 3).
         frame: (M,) int.
     """
+    if run.precession:
+        return np.ones(len(hkl))
     low, high = run.angle - run.semi_angle, run.angle + run.semi_angle
     order = np.lexsort((frame, *hkl.T))
     new = np.any(np.diff(hkl[order], axis=0) != 0, axis=1)

@@ -17,10 +17,10 @@ from test_geometry_tables import water
 
 import iotbx.cif
 from cctbx import crystal, xray
-from iotbx.cif import validation
+from iotbx.cif import model, validation
 
 from dials_hybrid.io.cif import refinement_items, structure_cif_block, write_cif
-from dials_hybrid.io.cif_items import ReflectionList, crystal_items, reflection_block, reflection_items
+from dials_hybrid.io.cif_items import ReflectionList, crystal_items, reflection_blocks, reflection_items
 from dials_hybrid.io.cif_refinement import (
     figure_items,
     hydrogen_treatment,
@@ -66,7 +66,8 @@ def everything(structure: xray.structure) -> dict:
         "_cell_special_details": "a cell\nof its own",
     }
     refinement_items(block, items)
-    return {"refined": block, "reflections": reflection_block(structure, hkl_list(frame=1))}
+    intensities, positions = reflection_blocks(structure, hkl_list(frame=1))
+    return {"refined": block, "reflections": intensities, "positions": positions}
 
 
 def awkward(label: str) -> xray.structure:
@@ -109,7 +110,7 @@ def test_what_is_not_in_the_dictionary_is_found():
 
 def test_items_of_electron_diffraction_are_there():
     names = set(everything(water())["refined"].keys())
-    assert ELECTRON_DIFFRACTION <= names
+    assert ELECTRON_DIFFRACTION - {"_diffrn_measurement.method_precession"} <= names
 
 
 def dictionary() -> Path:
@@ -145,7 +146,7 @@ def test_awkward_labels_are_read_back(tmp_path, label):
     blocks = everything(structure)
     write_cif(tmp_path / "awkward.cif", blocks)
     again = iotbx.cif.reader(file_path=str(tmp_path / "awkward.cif")).model()
-    assert list(again) == ["refined", "reflections"]
+    assert list(again) == ["refined", "reflections", "positions"]
     refined = again["refined"]
     assert [x.strip() for x in refined["_atom_site_label"]] == list(structure.scatterers().extract_labels())
     assert [x.strip() for x in refined["_geom_hbond_atom_site_label_A"]] == [label]
@@ -184,6 +185,15 @@ def test_formula(symbol, contents, formula, z):
     assert (found["_chemical_formula_sum"], found["_cell_formula_units_Z"]) == (formula, z)
 
 
+def test_formula_with_an_atom_that_is_partly_there():
+    """0.83 of an oxygen atom beside a carbon atom, four times in the cell."""
+    structure = xray.structure(crystal_symmetry=crystal.symmetry((12, 13, 14, 90, 95, 90), "P21/c"))
+    structure.add_scatterer(xray.scatterer("C1", (0.1, 0.2, 0.3)))
+    structure.add_scatterer(xray.scatterer("O1", (0.2, 0.2, 0.3), occupancy=0.83))
+    found = crystal_items(structure)
+    assert (found["_chemical_formula_sum"], found["_cell_formula_units_Z"]) == ("C O0.83", 4)
+
+
 def test_formula_of_a_disordered_structure():
     structure = example("P1")  # 0.9 of five C, one H
     found = crystal_items(structure)
@@ -219,7 +229,7 @@ def read_cubic() -> xray.structure:
 
 def test_reflection_list():
     reflections = hkl_list()
-    block = reflection_block(read_cubic(), reflections)
+    block, positions = reflection_blocks(read_cubic(), reflections)
     order = [5, 2, 4, 0, 1, 3]  # crystal, then angle
     hkl = np.array([[int(x) for x in block[f"_refln_index_{h}"]] for h in "hkl"]).T
     assert hkl.tolist() == reflections.hkl[order].tolist()
@@ -233,10 +243,28 @@ def test_reflection_list():
     assert list(block["_refln_refinement_status"]) == ["incl", "excl", "incl", "incl", "incl", "incl"]
     assert list(block["_refln_crystal_id"]) == ["1", "1", "1", "1", "2", "2"]
     assert list(block["_exptl_crystal_id"]) == ["1", "2"]
-    assert [float(x) for x in block["_diffrn_refln_angle_omega"]] == reflections.angle[order].tolist()
+    assert [float(x) for x in positions["_diffrn_refln_angle_omega"]] == reflections.angle[order].tolist()
+    for h in "hkl":
+        assert list(positions[f"_diffrn_refln_index_{h}"]) == list(block[f"_refln_index_{h}"])
+    assert "_reflns_special_details" not in block
 
 
 def test_virtual_frames_have_codes():
-    block = reflection_block(read_cubic(), hkl_list(frame=1))
-    assert list(block["_refln_scale_group_code"]) == ["1.4", "1.4", "1.5", "1.5", "2.5", "2.4"]
-    assert sorted(block["_reflns_scale_group_code"]) == ["1.4", "1.5", "2.4", "2.5"]
+    block, _ = reflection_blocks(read_cubic(), hkl_list(frame=1))
+    assert list(block["_refln_scale_group_code"]) == ["1", "1", "2", "2", "4", "3"]
+    assert list(block["_reflns_scale_group_code"]) == ["1", "2", "3", "4"]
+    lines = block["_reflns_special_details"].split("\n")
+    assert lines[0] == "scale group 1: crystal 1, virtual frame 4"
+    assert lines[3] == "scale group 4: crystal 2, virtual frame 5"
+
+
+@pytest.mark.parametrize("frames", [{}, {"frame": 1}])
+def test_cctbx_reads_the_reflections(frames):
+    reflections = hkl_list(**frames)
+    intensities, positions = reflection_blocks(read_cubic(), reflections)
+    text = io.StringIO()
+    print(model.cif({"reflections": intensities, "positions": positions}), file=text)
+    arrays = iotbx.cif.reader(input_string=text.getvalue()).as_miller_arrays()
+    found = [list(array.data()) for array in arrays if "F_squared_meas" in str(array.info())]
+    assert len(found) == (4 if frames else 2)  # one a scale group
+    assert sorted(sum(found, [])) == pytest.approx(sorted(reflections.measured), rel=1e-5)

@@ -48,8 +48,18 @@ SUMMARY = {
         "n_reflections": 60.0,
         "n_observed": 41.5,
     },
-    "history": [{"largest_shift": 0.04}],
-    "crystals": [{"overall_u": None}, {"overall_u": {"value": 0.0123, "su": 0.0004}}],
+    "shift_left": 0.04,
+    "restraints": [{}, {}],
+    "crystals": [
+        {"overall_u": None, "thickness_mean": 600.0},
+        {"overall_u": {"value": 0.0123, "su": 0.0004}, "thickness_mean": 700.0},
+    ],
+    "thickness": {
+        "curve": [
+            {"crystal": 0, "angle": angle, "mean": 610.0, "mean_su": 20.0, "spread": 350.0, "spread_su": 9.0}
+            for angle in (-10.0, 5.0, 20.0)
+        ]
+    },
     "settings": {"g_max": 2.0, "label": "it's \"one\"\n;of 'many'", "_cell_length_a": None},
     "versions": {"dials": "DIALS 3.12"},
     "difference_map": {
@@ -75,20 +85,31 @@ def test_measurement():
     found = measurement_items(steps, WAVELENGTH, [0.1, 0.2], methods)
     assert found["_diffrn_measurement_method"] == "continuous rotation, precession"
     assert "_diffrn_measurement.rotation_mode" not in found
+    found = measurement_items(steps, WAVELENGTH, None, ["precession"])
+    assert found["_diffrn_measurement.rotation_mode"] == "stepwise"
+    assert found["_diffrn_measurement.method_precession"] == "yes"
 
 
 def test_figures():
     found = figure_items(SUMMARY)
-    assert found["_refine_ls.sample_thickness"] == "64.83"  # nanometres
+    assert found["_refine_ls.sample_thickness"] == "129.66"  # the largest of a wedge, in nanometres
+    of_network = figure_items({**SUMMARY, "thickness_model": "neural"})
+    assert of_network["_refine_ls.sample_thickness"] == "64.83"
+    assert of_network["_refine_ls.sample_shape_details"].startswith("sample_thickness is the mean thickness")
     assert found["_refine_ls_number_reflns"] == 56  # without the free set
     assert found["_refine_ls_R_factor_gt"] == "0.0812"
     assert found["_refine_ls.abs_structure_z-score"] == "7.12"
     assert found["_chemical.absolute_configuration"] == "dyn"
     assert "\ncrystal 2: 0.01230 0.00040\n" in found["_refine_special_details"]
     assert found["_refine_diff.potential_min"] == "-0.1000"
-    without = figure_items({**SUMMARY, "absolute_structure": None, "history": []})
+    assert (found["_refine_ls_shift/su_max"], found["_refine_ls_number_restraints"]) == ("0.040", 2)
+    details = found["_refine_ls.sample_shape_details"].split("\n")
+    assert details[1] == (
+        "crystal 1: mean over the scan 60.0 nm; at a scan angle of 5.0 degrees mean 61.0, s.u. 2.0 nm, "
+        "standard deviation 35.0, s.u. 0.9 nm"
+    )
+    without = figure_items({**SUMMARY, "absolute_structure": None})
     assert "_chemical.absolute_configuration" not in without
-    assert without["_refine_ls_shift/su_max"] is None
 
 
 @pytest.mark.parametrize(

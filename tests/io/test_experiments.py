@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -192,6 +193,22 @@ def test_each_crystal_takes_its_own_tilts():
         turned = Rotation.from_rotvec(angle * axes[-1 if i else 0].numpy()).as_matrix()
         z = sweeps[i].z
         np.testing.assert_allclose(read_sweep(refined[i]).basis(z), turned @ sweeps[i].basis(z), atol=1e-9)
+
+
+def test_refined_experiments_share_what_they_shared():
+    """And those given are left as they were."""
+    one = make_experiment()
+    other = copy.copy(one)
+    other.crystal = copy.deepcopy(one.crystal)
+    experiments = ExperimentList([one, other])
+    steps = steps_of([read_sweep(experiment) for experiment in experiments], 0.1)
+    axes = tilt_axes(steps.beam, steps.rotation_axis)[:, 0][steps.crystal]
+    before = one.crystal.get_A()
+    refined = refined_experiments(experiments, steps, axes, torch.full((len(steps),), 0.01))
+    for name in ("beams", "detectors", "goniometers", "scans"):
+        assert len(getattr(refined, name)()) == len(getattr(experiments, name)()) == 1
+    assert one.crystal.get_A() == before and one.crystal.num_scan_points == 0
+    assert refined[0].crystal is not refined[1].crystal
 
 
 # --------------------------------------------------------------------------------- bad input

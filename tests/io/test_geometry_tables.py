@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -220,6 +221,23 @@ def test_hydrogen_bonds():
     bonded = loops["_geom_bond"]
     pairs = set(zip(*(bonded[f"_geom_bond_atom_site_label_{i}"] for i in (1, 2)), strict=True))
     assert ("O2", "Hg1") in pairs and ("O1", "H1") in pairs
+
+
+def test_alternatives_are_not_bonded():
+    """O1 and H1 of another PART than Hg1 and O2."""
+    structure = water()
+    found = constraints(structure)
+    labels = list(structure.scatterers().extract_labels())
+    parts = tuple(1 if label in ("O1", "H1") else 2 for label in labels)
+    made = Geometry(structure, np.eye(len(found.names)) * 1e-6, replace(found, parts=parts))
+    loops = {list(loop.keys())[0].split("_atom")[0]: loop for loop in geometry_loops(made)}
+    bonds = loops["_geom_bond"]
+    pairs = zip(*(list(bonds[f"_geom_bond_atom_site_label_{i}"]) for i in (1, 2)), strict=True)
+    assert {frozenset(pair) for pair in pairs} >= {frozenset(("O1", "H1"))}
+    part = dict(zip(labels, parts, strict=True))
+    for i, j in zip(*(list(bonds[f"_geom_bond_atom_site_label_{i}"]) for i in (1, 2)), strict=True):
+        assert part[i] == part[j]
+    assert "_geom_hbond" not in loops  # O1-H1 to O2
 
 
 def test_atoms_that_share_a_site_are_not_bonded():

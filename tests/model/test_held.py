@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from collections import namedtuple
+import errno
+import os
 
 import pytest
 import torch
@@ -71,7 +71,12 @@ def test_processes_have_one_each_and_these_are_added_up(in_file):
 
 
 def test_a_disk_without_room_is_named(monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("Usage", "free")(1000))
+    """At once, not where the file is written to."""
+
+    def full(file, start, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(ValueError, match="TMPDIR"):
         Held((1000, 1000), CPU, in_file=True)
     Held((1000, 1000), CPU)

@@ -59,6 +59,18 @@ def test_a_killed_worker_is_told():
         in_processes(work, 2)
 
 
+def test_workers_do_not_do_what_a_parent_does_when_it_is_stopped():
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def work(number):
+        assert number == 0 or signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+    try:
+        in_processes(work, 2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_parent_with_several_threads_does_not_hang_its_workers():
     before = torch.get_num_threads()
     torch.set_num_threads(2)

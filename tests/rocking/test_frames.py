@@ -152,6 +152,8 @@ def test_rows_of_overlapping_frames_share_a_measurement():
     frame = np.array([0, 1, 2, 3, 2, 1, 0])
     # frames 0 and 2 only touch; frame 3 is far away
     np.testing.assert_allclose(shares(run, hkl, frame), [1 / 2, 1 / 3, 1 / 2, 1, 1 / 2, 1 / 2, 1])
+    # in precession each has images of its own
+    np.testing.assert_array_equal(shares(replace(run, precession=True), hkl, frame), np.ones(7))
 
 
 def test_joined_measurements_keep_their_runs_apart():

@@ -119,9 +119,9 @@ def run_hybrid_refine(
     check_values(params)
     machine.check_device(params.device)
     table = combine_tables(reflections, experiments) if len(experiments) else None
-    start = structure.structure if isinstance(structure, StartModel) else structure
+    start = structure if isinstance(structure, StartModel) else StartModel(structure)
     model = prepare_model(
-        structure,
+        start,
         adp=params.structure.adp,
         ions=params.structure.ions,
         hydrogens=params.structure.hydrogens,
@@ -130,7 +130,7 @@ def run_hybrid_refine(
         fix=[text for text in params.structure.fix if text],
     )
     structure, free = model.structure, model.constraints
-    measurement = all_measured(experiments, table, virtual_frames, start, params)
+    measurement = all_measured(experiments, table, virtual_frames, start.structure, params)
     sample = measurement.dataset(1.0, 1)
     settings = resolve_settings(params, sample)
     logger.info(tables.input_table(sample.n_rows, len(sample.observations), sample.rejected))
@@ -159,6 +159,7 @@ def run_hybrid_refine(
         experiments, table, virtual_frames, structure, free, outcome, settings, seconds, versions
     )
     result.summary["methods"] = [run.method for run in measurement.runs]
+    result.summary["formula_units"] = start.formula_units
     if not params.result:
         _list_effects(result, inputs, settings)
     if model.restraints:

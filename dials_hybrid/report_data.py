@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 
@@ -44,7 +43,7 @@ def report_data(result: Result) -> ReportData:
     """What the report of this refinement shows."""
     outcome, block = result.outcome, cif_block(result)
     return ReportData(
-        title=_title(result.xray_structure),
+        title=f"{block['_chemical_formula_sum']}, {result.xray_structure.space_group_info()}",
         summary=result.summary,
         reflections=_reflections(outcome),
         distributions=_distributions(outcome),
@@ -56,19 +55,6 @@ def report_data(result: Result) -> ReportData:
         displacements=_loop(block, "_atom_site_aniso", _DISPLACEMENTS),
         bonds=_loop(block, "_geom_bond", _BONDS),
     )
-
-
-def _title(structure) -> str:
-    """Formula, carbon and hydrogen first, and space group: "O2 Si, P 32 2 1"."""
-    content = structure.unit_cell_content()
-    whole = {element: round(n) for element, n in content.items()}
-    if all(abs(content[element] - n) < 1e-3 for element, n in whole.items()):
-        divisor = math.gcd(*whole.values())
-        content = {element: n // divisor for element, n in whole.items()}
-    first = [element for element in ("C", "H") if "C" in content and element in content]
-    order = [*first, *sorted(set(content) - set(first))]
-    parts = [element + (f"{content[element]:.4g}" if content[element] != 1 else "") for element in order]
-    return f"{' '.join(parts)}, {structure.space_group_info()}"
 
 
 def _array(values: Tensor) -> np.ndarray:

@@ -75,7 +75,7 @@ def cif_block(result: Result):
     dataset, target = result.outcome.hybrid.dataset, result.outcome.fit.target
     reflections = _reflections(result.outcome)
     items = {
-        **crystal_items(structure),
+        **crystal_items(structure, summary["formula_units"]),
         **measurement_items(
             dataset.steps.to("cpu"), dataset.wavelength, summary["mosaic_spread"], summary["methods"]
         ),

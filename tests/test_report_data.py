@@ -16,7 +16,7 @@ from dials_hybrid import HybridRefinement
 from dials_hybrid.phil import phil_scope
 from dials_hybrid.report.page import render
 from dials_hybrid.report.structure import drawing
-from dials_hybrid.report_data import _loop, _plain, _structure, _title, report_data
+from dials_hybrid.report_data import _loop, _plain, _structure, report_data
 
 CHEAP = """
 thickness.model=normal
@@ -157,19 +157,3 @@ def test_symmetry_equivalents_by_cctbx(space_group, cell):
         u = u_cart[0, 0], u_cart[1, 1], u_cart[2, 2], u_cart[0, 1], u_cart[0, 2], u_cart[1, 2]
         assert u == pytest.approx(adptbx.u_star_as_u_cart(unit_cell, expanded[k].u_star), abs=3e-5)
     assert len(seen) == len(expanded)
-
-
-@pytest.mark.parametrize(
-    ("elements", "title"),
-    [
-        (["Cl", "Na"], "Cl Na, P 1"),
-        (["C", "C", "H", "H", "H", "H", "O", "O"], "C H2 O, P 1"),
-        (["H", "H", "O"], "H2 O, P 1"),
-    ],
-)
-def test_title_is_the_formula(elements, title):
-    symmetry = crystal.symmetry(unit_cell=(9, 9, 9, 90, 90, 90), space_group_symbol="P 1")
-    scatterers = flex.xray_scatterer(
-        [xray.scatterer(f"{e}{i}", (0.1 * i, 0.0, 0.0), scattering_type=e) for i, e in enumerate(elements)]
-    )
-    assert _title(xray.structure(crystal_symmetry=symmetry, scatterers=scatterers)) == title

@@ -36,18 +36,19 @@ class ReflectionList:
         return len(self.hkl)
 
 
-def crystal_items(structure: xray.structure) -> dict[str, object]:
+def crystal_items(structure: xray.structure, z: int | None = None) -> dict[str, object]:
     """Formula, weight, Z and density from the atoms of the cell.
 
-    Z is the largest number that divides the content of the cell, where that is whole, and the number of its
-    symmetry operations.
+    Args:
+        z: formula units in the cell; None: the largest number that divides the content of the cell, where
+            that is whole, and the number of its symmetry operations.
     """
     counts: dict[str, float] = {}
     for scatterer in structure.scatterers():
         n = scatterer.occupancy * scatterer.multiplicity()
         counts[scatterer.element_symbol()] = counts.get(scatterer.element_symbol(), 0.0) + n
     whole = [round(n) for n in counts.values() if abs(n - round(n)) < 0.01]
-    z = math.gcd(*whole, structure.space_group().order_z())
+    z = z or math.gcd(*whole, structure.space_group().order_z())
     weight = sum(n / z * tiny_pse.table(element).weight() for element, n in counts.items())
     volume = structure.unit_cell().volume()
     return {

@@ -44,6 +44,7 @@ class StartModel:
 
     structure: xray.structure
     shelx: ShelxModel | None = None  # what a SHELX file says about its refinement
+    formula_units: int | None = None  # in the cell, where the file says
 
 
 def read_structure(filename: str | Path, min_distance_sym_equiv: float = 0.5) -> xray.structure:
@@ -70,8 +71,7 @@ def read_model(filename: str | Path, min_distance_sym_equiv: float = 0.5) -> Sta
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        found = _READERS[path.suffix.lower()](path, min_distance_sym_equiv)
-        model = StartModel(found.structure, found) if isinstance(found, ShelxModel) else StartModel(found)
+        model = _READERS[path.suffix.lower()](path, min_distance_sym_equiv)
         _check(model.structure)
     except Exception as error:
         reason = " ".join(str(error).split())[:_LONGEST_REASON]
@@ -87,7 +87,7 @@ def _ascii(path: Path) -> str:
     return path.read_text(encoding="latin-1").encode("ascii", errors="replace").decode("ascii")
 
 
-def _read_cif(path: Path, min_distance_sym_equiv: float) -> xray.structure:
+def _read_cif(path: Path, min_distance_sym_equiv: float) -> StartModel:
     blocks = iotbx.cif.reader(input_string=_safe_cif(_ascii(path))).model()
     with_atoms = [name for name in blocks if "_atom_site_fract_x" in blocks[name]]
     if not with_atoms:
@@ -107,7 +107,11 @@ def _read_cif(path: Path, min_distance_sym_equiv: float) -> xray.structure:
         scatterers=scatterers,
     )
     _report_moved_sites(structure, sites)
-    return structure
+    return StartModel(structure, formula_units=_formula_units(block.get("_cell_formula_units_Z", "")))
+
+
+def _formula_units(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[1-9]\d{0,3}", text) else None
 
 
 def _safe_cif(text: str) -> str:
@@ -141,7 +145,7 @@ def _correct(block: model.block) -> None:
             block.get_loop("_atom_site")[name] = flex.std_string(filled)
 
 
-def _read_pdb(path: Path, min_distance_sym_equiv: float) -> xray.structure:
+def _read_pdb(path: Path, min_distance_sym_equiv: float) -> StartModel:
     source = iotbx.pdb.input(source_info=path.name, lines=_ascii(path).splitlines())
     symmetry = source.crystal_symmetry()
     # Without these checks iotbx invents a cell in P1.
@@ -152,11 +156,14 @@ def _read_pdb(path: Path, min_distance_sym_equiv: float) -> xray.structure:
     structure = source.xray_structure_simple(min_distance_sym_equiv=min_distance_sym_equiv)
     for scatterer in structure.scatterers():  # 'pdb=" CA  ALA A   1 "' -> 'CA_ALA_A_1'
         scatterer.label = "_".join(scatterer.label.removeprefix("pdb=").strip('"').split())
-    return structure
+    return StartModel(structure)
 
 
-def _read_shelx(path: Path, min_distance_sym_equiv: float) -> ShelxModel:
-    return read_shelx(_ascii(path), min_distance_sym_equiv)
+def _read_shelx(path: Path, min_distance_sym_equiv: float) -> StartModel:
+    text = _ascii(path)
+    model = read_shelx(text, min_distance_sym_equiv)
+    found = re.search(r"^ZERR[ \t]+(\d+)", text, re.MULTILINE | re.IGNORECASE)
+    return StartModel(model.structure, model, _formula_units(found[1]) if found else None)
 
 
 _READERS = {".cif": _read_cif, ".ins": _read_shelx, ".res": _read_shelx, ".pdb": _read_pdb}

@@ -194,6 +194,17 @@ def test_formula_with_an_atom_that_is_partly_there():
     assert (found["_chemical_formula_sum"], found["_cell_formula_units_Z"]) == ("C O0.83", 4)
 
 
+def test_formula_of_molecules_on_centres():
+    """Benzene in Pbca: half a molecule is independent, which only the start model tells."""
+    structure = xray.structure(crystal_symmetry=crystal.symmetry((7, 9, 7, 90, 90, 90), "Pbca"))
+    for i in range(3):
+        structure.add_scatterer(xray.scatterer(f"C{i}", (0.1 + 0.1 * i, 0.2, 0.3)))
+        structure.add_scatterer(xray.scatterer(f"H{i}", (0.1 + 0.1 * i, 0.3, 0.4)))
+    found = crystal_items(structure, 4)
+    assert (found["_chemical_formula_sum"], found["_cell_formula_units_Z"]) == ("C6 H6", 4)
+    assert crystal_items(structure)["_exptl_crystal_density_diffrn"] == found["_exptl_crystal_density_diffrn"]
+
+
 def test_formula_of_a_disordered_structure():
     structure = example("P1")  # 0.9 of five C, one H
     found = crystal_items(structure)

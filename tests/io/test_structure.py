@@ -9,7 +9,7 @@ import torch
 from cctbx import adptbx, sgtbx, xray
 from cctbx.array_family import flex
 
-from dials_hybrid.io.structure import prepare_structure, read_structure
+from dials_hybrid.io.structure import prepare_structure, read_model, read_structure
 from dials_hybrid.io.tensors import atomic_model
 
 QUARTZ_CIF = """\
@@ -120,6 +120,20 @@ def test_quartz_is_the_same_in_every_format(read, name, text):
     assert (silicon.occupancy, oxygen.occupancy) == (1, 1)
     assert (silicon.multiplicity(), oxygen.multiplicity()) == (3, 6)
     assert (silicon.u_iso, oxygen.u_iso) == (0.008, 0.014)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("model.cif", QUARTZ_CIF, None),
+        ("model.cif", QUARTZ_CIF.replace("loop_", "_cell_formula_units_Z 3\nloop_", 1), 3),
+        ("model.cif", QUARTZ_CIF.replace("loop_", "_cell_formula_units_Z ?\nloop_", 1), None),
+        ("model.res", QUARTZ_RES, 3),
+    ],
+)
+def test_formula_units(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    assert read_model(tmp_path / name).formula_units == expected
 
 
 def test_pdb(read):

@@ -69,7 +69,7 @@ def read_model(filename: str | Path, min_distance_sym_equiv: float = 0.5) -> Sta
     if path.suffix.lower() not in _READERS:
         raise ValueError(f"{path}: a structure file ends in {', '.join(sorted(_READERS))}")
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError(f"{path}: {'it is a folder' if path.is_dir() else 'no such file'}")
     try:
         model = _READERS[path.suffix.lower()](path, min_distance_sym_equiv)
         _check(model.structure)

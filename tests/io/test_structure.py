@@ -257,6 +257,12 @@ def test_missing_file(tmp_path):
         read_structure(tmp_path / "nothing.cif")
 
 
+def test_a_folder_is_no_file(tmp_path):
+    (tmp_path / "model.cif").mkdir()
+    with pytest.raises(ValueError, match="model.cif: it is a folder"):
+        read_structure(tmp_path / "model.cif")
+
+
 # preparing
 
 

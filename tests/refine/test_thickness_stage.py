@@ -39,14 +39,18 @@ def test_what_is_enough_is_chosen(prepared, truth, likely):
     assert torch.equal(model.vector()[others["orientation"]], hybrid.vector()[blocks["orientation"]])
 
 
-def test_what_was_chosen_before_stays_where_it_is_as_good(prepared):
+def test_asked_again_the_simpler_one_is_taken_and_stays(prepared):
     """Of a plate, which a narrow normal distribution describes as well."""
     build, make_fit, hybrid, state = prepared("flat")
-    _, first, candidates = change_model(build, make_fit, hybrid, state, "auto")
-    assert (state.thickness_model, first.thickness_model) == ("normal", "flat")
-    model, again, _ = change_model(build, make_fit, hybrid, replace(state, comparison=candidates), "auto")
-    assert model is hybrid
-    assert again.thickness_model == "normal"
+    assert state.thickness_model == "normal"
+    _, _, candidates = change_model(build, make_fit, hybrid, state, "auto")
+    before = replace(state, comparison=candidates)
+    model, again, _ = change_model(build, make_fit, hybrid, before, "auto")
+    assert model is not hybrid
+    assert again.thickness_model == "flat"
+    same, still, _ = change_model(build, make_fit, model, again, "auto")
+    assert same is model
+    assert still.thickness_model == "flat"
 
 
 def test_starts_are_refined_sorted_and_apart(prepared):

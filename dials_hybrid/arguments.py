@@ -96,8 +96,8 @@ def _refuse(program: str, strange: list[str], scope: libtbx.phil.scope) -> None:
                     read(name)
                 except ValueError as error:
                     sys.exit(f"{program}: {error}")
+    paths = [definition.path for definition in scope.all_definitions()]
     for name, equals, _ in (arg.partition("=") for arg in strange):
-        paths = [definition.path for definition in scope.all_definitions()]
         meant = [path for path in paths if f".{path}".endswith(f".{name}")]
         if equals and len(meant) > 1:
             sys.exit(f"{program} does not understand {name}=: it may be {' or '.join(meant)}")

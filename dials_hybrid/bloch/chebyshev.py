@@ -21,12 +21,13 @@ kept from the forward pass where they are small, and otherwise made again, a few
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from dials_hybrid.bloch.series import Series, Spectrum
 
@@ -78,17 +79,27 @@ class Operator:
         both = self.matrix, self.minus_diagonal
         return both if len(self.matrix) > 1 else (both[0][0], both[1][0])
 
-    def next(self, older: Tensor, newer: Tensor, out: Tensor) -> None:
-        """out = 2 X newer - older, for slots of a buffer."""
+    @torch.inference_mode()  # in which operations start faster: 5 % of the time for 148 beams, 15 % for 36
+    def fill(self, slots: Sequence[Tensor]) -> None:
+        """Fill the slots from the third on: 2 X newer - older of the two before."""
         matrix, minus_diagonal = self._factors
-        torch.addcmul(older, minus_diagonal, newer, out=out)
-        (out.addmm_ if out.dim() == 2 else out.baddbmm_)(newer, matrix, beta=-1)
+        add_products = Tensor.addmm_ if matrix.dim() == 2 else Tensor.baddbmm_
+        older, newer = slots[:2]
+        for out in slots[2:]:
+            torch.addcmul(older, minus_diagonal, newer, out=out)
+            add_products(out, newer, matrix, beta=-1)
+            older, newer = newer, out
 
-    def next_onto(self, older: Tensor, newer: Tensor, out: Tensor) -> None:
-        """out = 2 X newer - older - out."""
+    @torch.inference_mode()
+    def fill_onto(self, slots: Sequence[Tensor]) -> None:
+        """As `fill`, with minus what a slot holds added."""
         matrix, minus_diagonal = self._factors
-        out.add_(older).addcmul_(minus_diagonal, newer)
-        (out.addmm_ if out.dim() == 2 else out.baddbmm_)(newer, matrix, beta=-1)
+        add_products = Tensor.addmm_ if matrix.dim() == 2 else Tensor.baddbmm_
+        older, newer = slots[:2]
+        for out in slots[2:]:
+            out.add_(older).addcmul_(minus_diagonal, newer)
+            add_products(out, newer, matrix, beta=-1)
+            older, newer = newer, out
 
     def vectors(self, count: int, buffer: Tensor) -> Iterator[tuple[int, Tensor]]:
         """x_n of degrees n < count: the first degree and a block (S, b, K, N) that starts with it.
@@ -105,8 +116,7 @@ class Operator:
                 for i in (0, 1):
                     slots[i].copy_(slots[first - 2 + i - offset])
                 offset = first - 2
-            for i in range(made - offset, last - offset):
-                self.next(slots[i - 2], slots[i - 1], slots[i])
+            self.fill(slots[made - offset - 2 : last - offset])
             made = max(made, last)
             yield first, buffer[:, first - offset : last - offset]
 
@@ -149,6 +159,7 @@ class _Amplitudes(torch.autograd.Function):
         return waves.psi.transpose(1, 2).contiguous()  # whoever goes on with it is faster then
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):
         psi, beams = ctx.saved_tensors
         operator, series, wanted = ctx.operator, ctx.series, ctx.needs_input_grad
@@ -241,7 +252,7 @@ def _sum_series(
         rows = _words(block if beams is None else of_beams(block, beams))
         coefficients = series.coefficients[first : first + block.shape[1]]
         for parity in (0, 1):
-            c = coefficients[parity::2].T.expand(s, -1, -1)
+            c = coefficients[parity::2].T.contiguous().expand(s, -1, -1)
             add_product(sums[parity], c, rows[:, parity::2])
     limit = _OUTSIDE * series.largest
     inside = bool(torch.linalg.vector_norm(block[:, -1], dim=-1).max() < limit)
@@ -265,6 +276,7 @@ def _overlaps(x: Tensor, g: Tensor, c: Tensor) -> Tensor:
     return total
 
 
+@torch.inference_mode()
 def _reverse(
     operator: Operator,
     x: Tensor,
@@ -278,7 +290,7 @@ def _reverse(
     The operator is the transposed one of x, and y the conjugate of y above: then no product takes a
     conjugate.
     """
-    count = x.shape[1]
+    count, minus_coefficients = x.shape[1], -series.coefficients
     y = operator.buffer(RING)
     y[:, :2] = 0.0
     slots, y_words, x_words = operator.slots(y), y, x
@@ -290,10 +302,9 @@ def _reverse(
         first, b = block.start, len(block)
         for i in (1, 0):
             slots[b + i].copy_(slots[i])
-        sources(y[:, :b], -series.coefficients[first : first + b], parts)
+        sources(y[:, :b], minus_coefficients[first : first + b], parts)
         low = 0 if first else 1  # y_0 meets no vector, y_{n+1} meets x_n
-        for i in reversed(range(low, b)):
-            operator.next_onto(slots[i + 2], slots[i + 1], slots[i])
+        operator.fill_onto(slots[low : b + 2][::-1])
         meets = slice(first + low - 1, first + b - 1)
         add_product(by_matrix, y[:, low:b].flatten(1, 2).mT, x[:, meets].flatten(1, 2))
         overlaps[:, low:b].addcmul_(y_words[:, low:b], x_words[:, meets])

@@ -159,11 +159,9 @@ def _tangents(expansion: Expansion, count: int, ask: Callable[[Tensor, Tensor], 
         b = weights.shape[1]
         made = d[:, 2 : 2 + b]
         ask(x[:, :b], made.unflatten(2, (k, count)))
-        for i in range(2, 2 + b):
-            if first + i == 2:
-                slots[2] /= -2.0  # x_1 = X x_0 lacks the factor 2 of the other products
-            else:
-                operator.next_onto(slots[i - 2], slots[i - 1], slots[i])
+        if not first:
+            slots[2] /= -2.0  # x_1 = X x_0 lacks the factor 2 of the other products
+        operator.fill_onto(slots[0 if first else 1 : 2 + b])
         observed = chebyshev.of_beams(made, expansion.beams)
         total += (observed.unflatten(2, (k, count)) * weights).sum(1)
         for i in (0, 1):
@@ -225,8 +223,7 @@ def _reverse_together(operator: Operator, x: Tensor, sources: Tensor, beams: Ten
         asked = sources[:, block.start : block.stop].flatten(2).unsqueeze(-1)
         y[:, :b].scatter_(-1, entry[:, :b], -asked)
         low = 0 if block.start else 1
-        for i in reversed(range(low, b)):
-            wide.next_onto(slots[i + 2], slots[i + 1], slots[i])
+        wide.fill_onto(slots[low : b + 2][::-1])
         newer = y[:, low:b].unflatten(2, (k, m))
         older = x[:, block.start + low - 1 : block.start + b - 1]
         by_matrix.baddbmm_(newer.flatten(3).flatten(1, 2).mT, older.flatten(1, 2))
@@ -272,11 +269,11 @@ def _reverse(operator: Operator, x: Tensor, sources: Tensor, beams: Tensor, grou
         b = len(block)
         for i in (1, 0):
             slots[b + i].copy_(slots[i])
+        y[:, :b] = 0.0
         asked = sources[block.start : block.stop, step, number]
+        y[0, :b].flatten(1).scatter_(-1, entry.expand(b, -1), -asked)
         low = 0 if block.start else 1
-        for i in reversed(range(low, b)):
-            wide.next(slots[i + 2], slots[i + 1], slots[i])
-            slots[i].view(-1).index_add_(0, entry, asked[i])
+        wide.fill_onto(slots[low : b + 2][::-1])
         at = 0
         for i, first, last in group:
             newer = y[0, low:b, at : at + last - first]

@@ -53,6 +53,7 @@ def _start(n: int) -> Tensor:
     return (x / x.norm()).expand(2, -1)
 
 
+@torch.inference_mode()
 def _extremes(coupling: Tensor, diagonal: Tensor) -> tuple[float, float]:
     """Least and largest eigenvalue of all Hermitian A_k, to about a per cent and rather outside.
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from matrices import THICKNESS, WAVE_NUMBER, exponentials, matrices, random_weights
 
@@ -62,3 +63,13 @@ def test_bounds_that_turn_out_too_narrow_are_widened(monkeypatch):
     psi = chebyshev.amplitudes(segment.coupling[None], segment.diagonal[None], THICKNESS, WAVE_NUMBER)
     assert len(widths) > 1
     torch.testing.assert_close(psi[0], expected, rtol=0, atol=1e-10)
+
+
+def test_a_second_derivative_is_refused():
+    """Products in inference mode would leave it out without a word."""
+    segment = matrices("general")
+    coupling = segment.coupling[None].clone().requires_grad_()
+    psi = chebyshev.amplitudes(coupling, segment.diagonal[None], THICKNESS, WAVE_NUMBER)
+    (gradient,) = torch.autograd.grad(psi.abs().square()[..., 1].sum(), coupling, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.abs().sum().backward()

@@ -130,6 +130,7 @@ class Hybrid(nn.Module):
             n_thickness=len(self.grid),
             memory=self.memory,
             dtype=self.dtype,
+            in_turn=len(self.crystal.overall_u) > 0,
             progress=self.progress,
         )
 

@@ -18,7 +18,8 @@ _USEFUL_TOGETHER = 2**27  # where they are propagated together: several hundred 
 _COPIES = 3  # arrays of the size of the workspace that derivatives of a segment hold at once
 _AMPLITUDES = 4  # arrays of amplitudes
 _MATRICES = 12  # (P, P) of least squares
-_BLOCKS = 5 * 2**20  # numbers in blocks of rows of the Jacobian
+_BLOCKS = 7 * 2**20  # numbers in blocks of rows of the Jacobian
+_FREED = 3 * 2**25  # bytes that the C library may keep of what a process freed: seen to differ by 80 MiB
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Sizes:
     smallest_table: int  # those that the largest segment needs
     complex_bytes: int  # of a complex number of the derivatives
     together: bool = False  # segments are propagated together if there is room
+    in_turn: bool = False  # sums of each crystal are made in turn and added
 
     @property
     def kept(self) -> int:
@@ -56,7 +58,7 @@ class Sizes:
     def process(self) -> int:
         """Bytes of a process that has no more than it cannot do without."""
         numbers = _COPIES * self.smallest + _AMPLITUDES * self.amplitudes + self.smallest_table
-        return self.complex_bytes * numbers + _DOUBLE * self.n_observations * self.n_thickness
+        return self.complex_bytes * numbers + _DOUBLE * self.n_observations * self.n_thickness + _FREED
 
 
 @dataclass(frozen=True)
@@ -111,15 +113,15 @@ def control_group_limits(
 def plan(memory: float, sizes: Sizes, nproc: int) -> Plan:
     """Such that a cycle holds at most `memory` [GiB], with as many of `nproc` processes as that allows.
 
-    Least squares keeps one Jacobian while each process adds up its part of the next; where there is no room
-    for them they are kept in files. Where there is no room for all derivatives of U_g, each process makes
-    those that it needs next.
+    Least squares keeps one Jacobian while each process adds up its part of the next, for crystals in turn
+    beside that of the crystals before; where there is no room for them they are kept in files. Where there
+    is no room for all derivatives of U_g, each process makes those that it needs next.
 
     Raises:
         ValueError: one process alone needs more.
     """
     for n, in_file, whole in product(range(nproc, 0, -1), (False, True), (True, False)):
-        held = sizes.kept + (0 if in_file else (1 + n) * sizes.jacobian) + n * sizes.process
+        held = sizes.kept + (0 if in_file else (1 + sizes.in_turn + n) * sizes.jacobian) + n * sizes.process
         if whole:
             held += sizes.complex_bytes * (sizes.table - n * sizes.smallest_table)
         spare = (memory * GIB - held) / n / sizes.complex_bytes

@@ -11,6 +11,7 @@ import heapq
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable
 
@@ -74,6 +75,7 @@ def share_out(costs: list[float], n: int) -> list[list[int]]:
 def _work(work, number: int, sender) -> None:
     # What a parent does when it is stopped is not for its workers to do.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     # More threads would wait for ever for those that the parent has and a fork has not.
     torch.set_num_threads(1)
     try:
@@ -81,6 +83,14 @@ def _work(work, number: int, sender) -> None:
         sender.send("")
     except BaseException:
         sender.send(traceback.format_exc())
+
+
+def _end_with_the_parent() -> None:
+    """Nobody waits for the share of a worker whose parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _wait_for(receiver) -> None:

@@ -102,6 +102,7 @@ class Simulation:
         memory: that a cycle of least squares may hold [GiB].
         dtype: floating-point precision of the propagation.
         batch: segments that are propagated together at most; None for what suits the device.
+        in_turn: whether the sums of each crystal are made in turn and added.
         progress: wraps the iteration over segments, to show it.
     """
 
@@ -123,6 +124,7 @@ class Simulation:
         memory: float = math.inf,
         dtype: torch.dtype = torch.float64,
         batch: int | None = None,
+        in_turn: bool = False,
         progress: Progress = silent,
     ):
         _keep_freed_memory()
@@ -168,6 +170,7 @@ class Simulation:
             smallest_table=0 if largest is None else n_structure * n_needed(largest, len(self.table.hkl)),
             complex_bytes=2 * dtype.itemsize,
             together=together > 1,
+            in_turn=in_turn,
         )
         self.plan = plan(memory, sizes, nproc)
         everything = self.plan.table >= sizes.table

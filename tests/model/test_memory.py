@@ -55,6 +55,11 @@ def test_a_larger_jacobian_takes_no_more_memory_but_its_file():
     assert found.in_file
 
 
+def test_crystals_in_turn_take_one_jacobian_more():
+    once, in_turn = (plan(1000.0, replace(SIZES, in_turn=x), 4) for x in (False, True))
+    assert in_turn.memory - once.memory == pytest.approx(SIZES.jacobian / GIB)
+
+
 def test_too_little_memory_is_refused_with_advice():
     with pytest.raises(
         ValueError, match=r"100000 observations, 1000 parameters .* memory=0.5 is less: raise"
@@ -140,7 +145,7 @@ def run(script: str, *arguments: object) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tilt_nodes", "memory", "in_file"), [(2, 0.3, False), (25, 0.27, True)])
+@pytest.mark.parametrize(("tilt_nodes", "memory", "in_file"), [(2, 0.35, False), (25, 0.33, True)])
 def test_a_cycle_stays_within_its_memory(tilt_nodes, memory, in_file):
     """Measured as the growth of the process; two Jacobians are not in it where they are in files."""
     done = run(MEASURE, tilt_nodes, memory)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import time
 
 import pytest
 import torch
@@ -69,6 +71,27 @@ def test_workers_do_not_do_what_a_parent_does_when_it_is_stopped():
         in_processes(work, 2)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_workers_end_with_a_parent_that_is_killed():
+    reader, writer = os.pipe()
+    started = in_common(3, 1)
+
+    def work(number):
+        started[number] = 1.0
+        time.sleep(60.0)
+
+    parent = os.fork()
+    if not parent:
+        in_processes(work, 3)
+    os.close(writer)
+    while started.sum() < 3:
+        time.sleep(0.01)
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    ended, _, _ = select.select([reader], [], [], 30.0)  # once nobody can write any more
+    os.close(reader)
+    assert ended
 
 
 def test_a_parent_with_several_threads_does_not_hang_its_workers():

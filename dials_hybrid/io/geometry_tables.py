@@ -171,8 +171,7 @@ def geometry_loops(geometry: Geometry) -> list[model.loop]:
 
     Bonds are those of smtbx's connectivity table (covalent radii and 0.5 A), none between alternatives.
     """
-    conformers, exclusive = ([max(0, sign * n) for n in geometry.parts] for sign in (1, -1))
-    neighbours = geometry.neighbours(bond_table(geometry.structure, conformers, exclusive))
+    neighbours = geometry.neighbours(bond_table(geometry.structure, geometry.parts))
     loops = [_bonds(geometry, neighbours), _angles(geometry, neighbours)]
     loops.append(_hydrogen_bonds(geometry, neighbours))
     return [loop for loop in loops if loop.n_rows()]

@@ -27,26 +27,23 @@ class Neighbour:
         return float(np.linalg.norm(self.vector))
 
 
-def bonded(
-    structure: xray.structure, conformers: Sequence[int] = (), exclusive: Sequence[int] = ()
-) -> list[list[Neighbour]]:
+def bonded(structure: xray.structure, parts: Sequence[int] = ()) -> list[list[Neighbour]]:
     """The neighbours of each atom to which smtbx's connectivity table gives a bond, nearest first.
 
     Args:
-        conformers: number of the alternative (PART) of each atom, 0 for all; atoms of two different
-            ones are not bonded. Empty: there are none.
-        exclusive: the same for alternatives that exclude their own images (negative PART).
+        parts: number of the alternative (PART) of each atom, 0 for all; atoms of two different ones are
+            not bonded, nor those of a negative one with their own images. Empty: there are none.
     """
-    return _neighbours(structure, bond_table(structure, conformers, exclusive))
+    return _neighbours(structure, bond_table(structure, parts))
 
 
-def bond_table(structure: xray.structure, conformers: Sequence[int] = (), exclusive: Sequence[int] = ()):
+def bond_table(structure: xray.structure, parts: Sequence[int] = ()):
     """smtbx's connectivity table (covalent radii and 0.5 A) as pair_asu_table; see `bonded`."""
-    options = {}
-    if any(conformers):
-        options["conformer_indices"] = flex.size_t(conformers)
-    if any(exclusive):
-        options["sym_excl_indices"] = flex.size_t(exclusive)
+    options = {
+        name: flex.size_t([max(0, sign * n) for n in parts])
+        for name, sign in (("conformer_indices", 1), ("sym_excl_indices", -1))
+        if any(sign * n > 0 for n in parts)
+    }
     return smtbx.utils.connectivity_table(structure, **options).pair_asu_table
 
 

@@ -11,6 +11,7 @@ import io
 import logging
 import re
 from dataclasses import replace
+from itertools import zip_longest
 
 from iotbx import builders
 from iotbx.shelx import lexer, parsers
@@ -211,13 +212,14 @@ class _Reader:
             raise ValueError("no atoms")
         refined = tuple(self._refined(i) for i in range(self.n_atoms))
         residues = {name.upper(): list(numbers) for name, numbers in _residues(builder).items()}
+        both = builder.conformer_indices or (), builder.sym_excl_indices or ()
+        parts = tuple(n or -m for n, m in zip_longest(*both, fillvalue=0))
         model = ShelxModel(
             structure=builder.structure,
             ties=Ties(),
             refined=refined,
             afix=tuple(self.afix),
-            conformers=tuple(builder.conformer_indices or ()),
-            exclusive=tuple(builder.sym_excl_indices or ()),
+            parts=parts if any(parts) else (),
             names=dict(builder.index_of_scatterer_named),
             residues=residues,
             restraints=tuple(self.restraints),

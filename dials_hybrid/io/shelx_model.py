@@ -44,8 +44,7 @@ class ShelxModel:
     ties: Ties
     refined: tuple[tuple[str, ...], ...]  # of each atom, the parameters that are not fixed
     afix: tuple[Afix, ...]
-    conformers: tuple[int, ...]  # PART n > 0 of each atom, else 0
-    exclusive: tuple[int, ...]  # -n of PART n < 0
+    parts: tuple[int, ...]  # PART of each atom; none where no atom has one
     names: dict[tuple[int | None, str], int]  # (residue, name in lower case) -> atom
     residues: dict[str, list[int]]  # class -> numbers
     restraints: tuple[Instruction, ...] = ()

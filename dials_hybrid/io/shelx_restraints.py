@@ -100,7 +100,7 @@ class _Maker:
     def bonds(self) -> list[list[Neighbour]]:
         """Bonds between atoms that are no hydrogen."""
         if self._bonds is None:
-            table = bonded(self.structure, self.model.conformers, self.model.exclusive)
+            table = bonded(self.structure, self.model.parts)
             self._bonds = [[bond for bond in own if self.heavy[bond.j]] for own in table]
         return self._bonds
 

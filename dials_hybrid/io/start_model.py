@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 
 import numpy as np
 
@@ -106,7 +105,7 @@ def _prepared(
     ties = model.ties if model else Ties()
     if model:
         ties = replace(ties, fixed=_follow_file(structure, model, refine_occupancies))
-    ties = _with_hydrogens(structure, model, ties, hydrogens, refine_occupancies)
+    ties = _with_hydrogens(structure, start, ties, hydrogens, refine_occupancies)
     for expression in refine:
         ties = _released(structure, ties, *_selected(structure, "refine", expression))
     for expression in fix:
@@ -114,9 +113,8 @@ def _prepared(
     _start_followers(structure, ties)
     scatterers = structure.scatterers()
     riding = sorted(i for i in ties.followers()[0] if is_hydrogen(scatterers[i]))
-    free = replace(
-        constraints(structure, ties), riding=tuple(scatterers[i].label for i in riding), parts=_parts(model)
-    )
+    labels = tuple(scatterers[i].label for i in riding)
+    free = replace(constraints(structure, ties), riding=labels, parts=start.parts)
     return PreparedModel(structure, free, restraints(model, structure) if model else None)
 
 
@@ -149,14 +147,13 @@ def _set_grad_u(scatterer, refined: bool) -> None:
 
 
 def _with_hydrogens(
-    structure: xray.structure, model: ShelxModel | None, ties: Ties, mode: str, occupancies: bool
+    structure: xray.structure, start: StartModel, ties: Ties, mode: str, occupancies: bool
 ) -> Ties:
     """Ties with rigid and riding groups; moves riding atoms to their nuclear distances, in place."""
     scatterers = structure.scatterers()
     everyone = [i for i, scatterer in enumerate(scatterers) if is_hydrogen(scatterer)]
-    afix = model.afix if model else ()
-    conformers, exclusive = (model.conformers, model.exclusive) if model else ((), ())
-    neighbours = bonded(structure, conformers, exclusive) if everyone or afix else []
+    afix = start.shelx.afix if start.shelx else ()
+    neighbours = bonded(structure, start.parts) if everyone or afix else []
     rigid = tuple(_rigid_group(structure, group) for group in afix if not group.rides)
     if mode in ("fixed", "refined"):
         for i in everyone:
@@ -165,7 +162,7 @@ def _with_hydrogens(
     before = structure.sites_cart()
     of_file = tuple(_riding_group(structure, neighbours, group) for group in afix if group.rides)
     done = {i for group in of_file for i in group.atoms}
-    others = [i for i in everyone if i not in done] if mode == "riding" or not model else []
+    others = [i for i in everyone if i not in done] if mode == "riding" or not start.shelx else []
     found = let_ride(structure, neighbours, others)
     ties = replace(
         _without(ties, others),
@@ -184,13 +181,6 @@ def _with_hydrogens(
         scatterers[i].flags.set_grad_u_iso(False)
     _report(structure, riders, found.left, before)
     return ties
-
-
-def _parts(model: ShelxModel | None) -> tuple[int, ...]:
-    """PART of each atom; none where no atom has one."""
-    conformers, exclusive = (model.conformers, model.exclusive) if model else ((), ())
-    parts = tuple(n or -m for n, m in zip_longest(conformers, exclusive, fillvalue=0))
-    return parts if any(parts) else ()
 
 
 def _without(ties: Ties, atoms: Sequence[int]) -> Ties:

@@ -45,6 +45,7 @@ class StartModel:
     structure: xray.structure
     shelx: ShelxModel | None = None  # what a SHELX file says about its refinement
     formula_units: int | None = None  # in the cell, where the file says
+    parts: tuple[int, ...] = ()  # of each atom, the alternative that it belongs to; see `neighbours.bonded`
 
 
 def read_structure(filename: str | Path, min_distance_sym_equiv: float = 0.5) -> xray.structure:
@@ -107,7 +108,15 @@ def _read_cif(path: Path, min_distance_sym_equiv: float) -> StartModel:
         scatterers=scatterers,
     )
     _report_moved_sites(structure, sites)
-    return StartModel(structure, formula_units=_formula_units(block.get("_cell_formula_units_Z", "")))
+    formula_units = _formula_units(block.get("_cell_formula_units_Z", ""))
+    return StartModel(structure, formula_units=formula_units, parts=_parts(block))
+
+
+def _parts(block: model.block) -> tuple[int, ...]:
+    """`_atom_site_disorder_group`, of which SHELX makes PART and which are numbers then."""
+    groups = block.get("_atom_site_disorder_group", ())
+    parts = tuple(int(group) if re.fullmatch(r"-?\d{1,3}", group) else 0 for group in groups)
+    return parts if any(parts) else ()
 
 
 def _formula_units(text: str) -> int | None:
@@ -163,7 +172,7 @@ def _read_shelx(path: Path, min_distance_sym_equiv: float) -> StartModel:
     text = _ascii(path)
     model = read_shelx(text, min_distance_sym_equiv)
     found = re.search(r"^ZERR[ \t]+(\d+)", text, re.MULTILINE | re.IGNORECASE)
-    return StartModel(model.structure, model, _formula_units(found[1]) if found else None)
+    return StartModel(model.structure, model, _formula_units(found[1]) if found else None, model.parts)
 
 
 _READERS = {".cif": _read_cif, ".ins": _read_shelx, ".res": _read_shelx, ".pdb": _read_pdb}

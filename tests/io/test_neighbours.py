@@ -20,7 +20,7 @@ def chain() -> xray.structure:
 
 
 def test_bonds(chain):
-    found = bonded(chain, conformers=(0, 0, 1, 2))
+    found = bonded(chain, parts=(0, 0, 1, 2))
     assert [[n.j for n in own] for own in found] == [[0, 1], [2, 3, 0], [1], [1]]
     image = found[0][0]
     assert not image.rt_mx.is_unit_mx()

@@ -16,6 +16,7 @@ from iotbx.shelx import parse_smtbx_refinement_model
 from smtbx.refinement.constraints import reparametrisation
 
 from dials_hybrid.data import ATOM_PARAMETERS
+from dials_hybrid.io.cif import structure_cif_block, write_cif
 from dials_hybrid.io.start_model import prepare_model
 from dials_hybrid.io.structure import read_model
 from dials_hybrid.io.tensors import atomic_model
@@ -33,6 +34,17 @@ O3B  3  0.30 0.31 0.27 -21.0 0.03
 PART 0
 C4   1  0.05 0.05 0.31 11.0 0.02
 """
+
+
+def test_parts_are_those_of_a_cif_made_of_the_file(tmp_path):
+    (tmp_path / "model.res").write_text(alcohol(atoms=DISORDER, fvar="FVAR 1.0 0.7\n"))
+    model = read_model(tmp_path / "model.res")
+    assert model.parts == (0, 1, 1, 2, 2, 0)
+    prepared = prepare_model(model)
+    covariance = np.zeros((len(prepared.constraints.names),) * 2)
+    block = structure_cif_block(prepared.structure, covariance, prepared.constraints)
+    write_cif(tmp_path / "model.cif", {"alcohol": block})
+    assert read_model(tmp_path / "model.cif").parts == model.parts
 
 
 @pytest.fixture

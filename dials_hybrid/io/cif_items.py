@@ -90,6 +90,7 @@ def reflection_items(
     return {
         "_diffrn_reflns_number": n_rows,
         **limits,
+        "_diffrn_reflns_av_unetI/netI": f"{reflections.sigma.sum() / np.abs(reflections.measured).sum():.4f}",
         "_diffrn_reflns_theta_min": f"{theta.min():.3f}",
         "_diffrn_reflns_theta_max": f"{theta.max():.3f}",
         "_diffrn_reflns_theta_full": f"{theta.max():.3f}",

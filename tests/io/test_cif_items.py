@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,9 @@ def test_reflection_numbers():
         6,
         3,
     )
+    of_intensity = replace(hkl_list(), sigma=0.05 * np.abs(hkl_list().measured))
+    found |= reflection_items(structure, of_intensity, 100, WAVELENGTH)
+    assert found["_diffrn_reflns_av_unetI/netI"] == "0.0500"
     limits = [found[f"_diffrn_reflns_limit_{h}_{end}"] for h in "hkl" for end in ("min", "max")]
     assert limits == [-3, 2, 0, 2, 0, 3]
     # 100 012 312 220 003 of all h >= k >= l with h^2 + k^2 + l^2 <= 14, m-3m

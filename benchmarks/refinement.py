@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -84,10 +85,9 @@ def scaling(files: list[str], options: list[str]) -> dict:
     simulation = hybrid.simulation
     beams = time.process_time() - started
     runs = [segment_times(hybrid) for _ in range(REPETITIONS)]
-    whole = sorted(total for total, _ in runs)[REPETITIONS // 2]
+    serial = statistics.median(total - sum(each) for total, each in runs)
     times = torch.tensor([each for _, each in runs]).median(0).values
     costs = torch.tensor([cost(task) for task in simulation.tasks])
-    serial = max(0.0, whole - float(times.sum()))
     width = len(hybrid.grid) + sum(
         part.stop - part.start for key, part in hybrid.slices().items() if key in ("crystal", "orientation")
     )
@@ -120,11 +120,12 @@ def segment_times(hybrid: Hybrid) -> tuple[float, list[float]]:
     """CPU seconds of a cycle with derivatives, and of each of its segments: what else runs does not count."""
     times = []
 
-    def timed(tasks, total):
-        for task in tasks:
-            started = time.process_time()
-            yield task
+    def timed(done, total):
+        started = time.process_time()
+        for segment in done:
             times.append(time.process_time() - started)
+            yield segment
+            started = time.process_time()
 
     hybrid.simulation.progress = timed
     started = time.process_time()

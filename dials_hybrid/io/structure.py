@@ -114,7 +114,7 @@ def _read_cif(path: Path, min_distance_sym_equiv: float) -> StartModel:
 
 def _parts(block: model.block) -> tuple[int, ...]:
     """`_atom_site_disorder_group`, of which SHELX makes PART and which are numbers then."""
-    groups = block.get("_atom_site_disorder_group", ())
+    groups = block.get_loop("_atom_site").get("_atom_site_disorder_group", ())  # as long as that of atoms
     parts = tuple(int(group) if re.fullmatch(r"-?\d{1,3}", group) else 0 for group in groups)
     return parts if any(parts) else ()
 

@@ -63,6 +63,28 @@ def test_blocks_of_jana(tmp_path):
     assert h1.u_iso == pytest.approx(1.5 * o1.u_iso_or_equiv(found.structure.unit_cell()))
 
 
+@pytest.mark.parametrize(
+    ("groups", "parts", "riding"),
+    [
+        (". . .", (), True),
+        ("? . A", (), True),
+        ("1 . 1", (1, 0, 1), True),
+        ("1 . 2", (1, 0, 2), False),
+        (". . -1", (0, 0, -1), True),
+    ],
+)
+def test_groups_of_disorder(tmp_path, groups, parts, riding):
+    """The hydrogen atom rides on one of its own alternative, or of none."""
+    text = JANA.replace("flags_posn\n", "flags_posn\n_atom_site_disorder_group\n")
+    o1, c1, h1 = groups.split()
+    text = text.replace("d .\nC1", f"d . {o1}\nC1").replace("d .\nH1", f"d . {c1}\nH1")
+    text = text.replace("calc R", f"calc R {h1}")
+    (tmp_path / "jana.cif").write_text(text)
+    found = prepare_model(read_model(tmp_path / "jana.cif")).constraints
+    assert found.parts == parts
+    assert found.riding == (("H1o1",) if riding else ())
+
+
 def test_a_structure_from_python_is_left_as_it_is(tmp_path):
     (tmp_path / "model.res").write_text(alcohol())
     structure = read_structure(tmp_path / "model.res")

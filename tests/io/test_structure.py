@@ -136,18 +136,6 @@ def test_formula_units(tmp_path, name, text, expected):
     assert read_model(tmp_path / name).formula_units == expected
 
 
-@pytest.mark.parametrize(
-    ("groups", "parts"), [(". .", ()), ("? .", ()), ("1 2", (1, 2)), (". -1", (0, -1)), ("A 2", (0, 2))]
-)
-def test_parts(tmp_path, groups, parts):
-    """Those that a CIF calls groups of disorder."""
-    first, second = groups.split()
-    text = QUARTZ_CIF.replace("occupancy\n", "occupancy\n_atom_site_disorder_group\n")
-    text = text.replace("0.008 1", f"0.008 1 {first}").replace("0.014 1", f"0.014 1 {second}")
-    (tmp_path / "model.cif").write_text(text)
-    assert read_model(tmp_path / "model.cif").parts == parts
-
-
 def test_pdb(read):
     peptide = read(PEPTIDE_PDB, "model.pdb")
     assert list(peptide.scatterers().extract_labels()) == ["N_GLY_A_1", "CA_GLY_A_1"]

@@ -44,6 +44,7 @@ _STAGE_TITLES = {
     "displacements": "Once more, displacements that were not positive made isotropic, if that fits better",
     "thickness": "Distribution of thickness",
     "final": "Everything, in fine rocking steps",
+    "given": "The structure as given again, since R1_free rose",
     "hand": "The other hand of the structure",
 }
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dials_hybrid.bloch.series import Series, Spectrum
+from dials_hybrid.bloch.series import Series, Spectrum, as_real
 
 _BLOCK = 32  # degrees contracted at once; even
 RING = _BLOCK + 2  # vectors held where they are not to be kept
@@ -135,7 +135,7 @@ def add_product(out: Tensor, a: Tensor, b: Tensor, *, beta: float = 1.0) -> None
 
 def _words(x: Tensor) -> Tensor:
     """(S, n, K, m) as real numbers (S, n, K m) or, of complex ones, (S, n, 2 K m)."""
-    return (torch.view_as_real(x) if x.is_complex() else x).flatten(2)
+    return as_real(x).flatten(2)
 
 
 def two_parts(g: Tensor, real: bool) -> tuple[Tensor, Tensor]:
@@ -255,7 +255,7 @@ def _sum_series(
             c = coefficients[parity::2].T.contiguous().expand(s, -1, -1)
             add_product(sums[parity], c, rows[:, parity::2])
     limit = _OUTSIDE * series.largest
-    inside = bool(torch.linalg.vector_norm(block[:, -1], dim=-1).max() < limit)
+    inside = bool(torch.linalg.vector_norm(as_real(block[:, -1]), dim=-1).max() < limit)
     shape = (s, -1, k, m)
     if buffer.is_complex():
         even, odd = (torch.view_as_complex(x.view(s, -1, k, m, 2)) for x in sums)
@@ -293,10 +293,9 @@ def _reverse(
     count, minus_coefficients = x.shape[1], -series.coefficients
     y = operator.buffer(RING)
     y[:, :2] = 0.0
-    slots, y_words, x_words = operator.slots(y), y, x
+    slots = operator.slots(y)
     words = operator.hermitian and x.is_complex()  # the diagonal is real: so are the products
-    if words:
-        y_words, x_words = (torch.view_as_real(v).flatten(-2) for v in (y, x))
+    y_words, x_words = (as_real(y), as_real(x)) if words else (y, x)
     overlaps = torch.zeros_like(y_words[:, :_BLOCK])
     for block in blocks_downwards(count):
         first, b = block.start, len(block)

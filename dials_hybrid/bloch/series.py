@@ -42,7 +42,8 @@ def _around(low: float, high: float) -> tuple[float, float]:
     return (low + high) / 2.0, _GRID ** math.ceil(math.log(1.005 * half) / math.log(_GRID))
 
 
-def _words(x: Tensor) -> Tensor:
+def as_real(x: Tensor) -> Tensor:
+    """(..., n), as (..., 2 n) real numbers where it is complex; a view."""
     return torch.view_as_real(x).flatten(-2) if x.is_complex() else x
 
 
@@ -63,7 +64,7 @@ def _extremes(coupling: Tensor, diagonal: Tensor) -> tuple[float, float]:
     shift = torch.stack([diagonal.amin(-2), diagonal.amax(-2)], dim=-2).to(coupling.dtype)
     n, matrix = coupling.shape[-1], coupling.mT.contiguous()
     # Each vector also as real numbers, whose sums are done much faster.
-    now, new, free = ((x, _words(x)) for x in (torch.empty_like(shift) for _ in range(3)))
+    now, new, free = ((x, as_real(x)) for x in (torch.empty_like(shift) for _ in range(3)))
     now[0].copy_(_start(n))
     older: tuple[Tensor, Tensor] | None = None
     alphas: list[Tensor] = []

@@ -68,8 +68,8 @@ def poor_start(summary: Mapping) -> Iterator[str]:
 
 
 def not_converged(summary: Mapping) -> Iterator[str]:
-    """The last stage ended by its number of cycles."""
-    if not summary["converged"]:
+    """The last stage ended by its number of cycles, and what is written is its result."""
+    if not summary["converged"] and not summary["r1_free_rose"]:
         yield "The last stage did not converge: refine again from the result"
 
 

@@ -154,6 +154,7 @@ class Protocol:
         if rose and state.given:
             state = replace(state.given, stage=state.stage, history=state.history, reach=state.reach)
             hybrid = self._model(self.build, state)
+            self.on_stage("given")
             fit, _ = self._refine(hybrid, "given")
             return Outcome(state, hybrid, fit, rose=rose)
         return Outcome(state, hybrid, fit, self._compare_hands(hybrid, state, fit))

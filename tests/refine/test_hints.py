@@ -19,6 +19,7 @@ def good(**changes) -> dict:
     """The summary of a refinement without fault."""
     return {
         "r1_obs": 0.08,
+        "r1_free_rose": None,
         "r1_free": 0.09,
         "converged": True,
         "n_free_unique": 16,
@@ -90,6 +91,7 @@ CASES = [
     ("poor_start", atom(moved=0.4), "may not be", {**atom(moved=0.4), "goodness_of_input_sigmas": 2.9}),
     ("poor_start", {"r1_obs": 0.16, "r1_free": 0.16}, "R1_obs is 16%", GOOD_SIGMAS),
     ("not_converged", {"converged": False}, "did not converge", {"converged": True}),
+    ("not_converged", {"converged": False}, "again", {"converged": False, "r1_free_rose": [0.08, 0.12]}),
     # 1.25 + 2 / sqrt(16) = 1.75
     ("overfitted", {"r1_free": 0.141}, r"R1_free is 14.1% with an R1_obs of 8.0%", {"r1_free": 0.139}),
     ("overfitted", {"r1_free": 0.2, "n_free_unique": 8}, "freedom", {"r1_free": 0.2, "n_free_unique": 7}),

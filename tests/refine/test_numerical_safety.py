@@ -138,7 +138,8 @@ def test_steps_that_give_no_numbers_are_not_taken():
 
 def test_a_structure_that_only_got_worse_is_put_back():
     problem = FINITE["runaway start"]()
-    outcome, _ = run_protocol(problem.inputs, problem.settings)
+    outcome, seconds = run_protocol(problem.inputs, problem.settings)
+    assert list(seconds)[-1] == "given"
     before, after = outcome.rose
     assert after > 1.2 * before
     torch.testing.assert_close(

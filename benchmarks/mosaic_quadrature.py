@@ -3,7 +3,7 @@
     python benchmarks/mosaic_quadrature.py FOLDER_WITH_QUARTZ_DIALS
 
 Intensities of the start model with a wedge of 1100 A and a mosaic spread of 0.04 degree, against a
-calculation with nine quantiles at every step of 0.01 degree. "interleaved": each step takes the next
+calculation with 41 quantiles at every step of 0.02 degree. "interleaved": each step takes the next
 quantile. "repeated": every quantile at every step. The error is sum |dF| / sum F.
 """
 
@@ -78,7 +78,7 @@ def amplitudes(folder: Path, step: float, quantiles: int, repeated: bool):
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    reference, _, _ = amplitudes(folder, 0.01, 9, True)
+    reference, _, _ = amplitudes(folder, 0.02, 41, True)
     print(f"{'':12s} {'quantiles':>9s} {'degree':>7s} {'steps':>6s} {'error %':>8s} {'s':>5s}")
     for repeated in (True, False):
         for quantiles, step in ((1, 0.02), (3, 0.02), (3, 0.04), (5, 0.02), (5, 0.04), (5, 0.06), (5, 0.08)):

@@ -1,4 +1,4 @@
-"""Quantiles of a mosaic spread, shared out to the rocking steps."""
+"""A mosaic spread as a few tilts, shared out to the rocking steps."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from torch import Tensor
 
 
 def mosaic_deviates(n: int, points: int) -> Tensor:
-    """Standard normal deviates (n,) that run through the `points` quantiles 1/2p, 3/2p, ...
+    """Standard normal deviates (n,) that run through the means of `points` equally probable intervals.
 
     Neighbours in the sequence are far apart in the distribution, so that every few steps sample all
-    of it: with `points` times smaller steps, this is a lattice rule in scan angle and tilt.
+    of it: with `points` times smaller steps, this is a lattice rule in scan angle and tilt. Means of
+    intervals keep more of the variance than their medians do, 0.90 instead of 0.77 for five points: a
+    refined spread would be larger by the square root of what is missing.
     """
     stride = min(
         (k for k in range(1, points + 1) if math.gcd(k, points) == 1),
         key=lambda k: abs(k - 0.382 * points),
     )
-    quantile = (stride * torch.arange(n) % points).double()
-    return torch.special.ndtri((quantile + 0.5) / points)
+    bound = torch.special.ndtri(torch.arange(points + 1).double() / points)
+    density = torch.exp(-(bound**2) / 2.0) / math.sqrt(2.0 * math.pi)
+    return (points * (density[:-1] - density[1:]))[stride * torch.arange(n) % points]

@@ -7,7 +7,7 @@ one.
 
 A mosaic spread adds, incoherently, tilts in all directions. Across the rotation axis its quantiles take
 turns: every rocking step has the next one, with steps made smaller instead. Five quantiles cost 2.5 times
-the steps that none does, for an error of 0.2 % in F (`benchmarks/README.md`). About the rotation axis it
+the steps that none does, for an error of 0.3 % in F (`benchmarks/README.md`). About the rotation axis it
 shifts rocking curves, and needs no orientations of its own: it blurs the edges of the windows that
 observations are summed over (`windows.py`). A sum over whole curves cannot tell.
 """

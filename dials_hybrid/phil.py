@@ -169,7 +169,8 @@ orientation {
     .expert_level = 1
   mosaic_points = 5
     .type = int(value_min=1)
-    .help = "Quantiles of the mosaic spread, which is refined. 1: no mosaicity."
+    .help = "Tilts that stand for the mosaic spread, which is refined: the means of as many equally"
+            "probable intervals. 1: no mosaicity."
     .expert_level = 1
   mosaic_spread = 0.04
     .type = float(value_min=0.001)

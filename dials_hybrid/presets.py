@@ -7,7 +7,8 @@ from __future__ import annotations
 
 PRESETS: dict[str, tuple[str, ...]] = {
     # JANA2020: a wedge; beams chosen in every step; 120 midpoints of the frame and nothing beyond it; five
-    # quantiles of the mosaic spread across the axis; a free scale for each frame;
+    # tilts of the mosaic spread across the axis (here means of intervals, there medians); a free scale
+    # for each frame;
     # w = 1 / (sigma_F^2 + (0.01 F)^2).
     "jana": (
         "data.rsg=0.66",

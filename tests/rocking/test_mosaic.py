@@ -25,7 +25,7 @@ def test_mosaic_deviates_are_means_of_equally_probable_intervals_over_and_over(p
 def test_mosaic_deviates_have_mean_zero_and_a_variance_that_tends_to_one(points):
     deviates = mosaic_deviates(points, points)
     assert deviates.mean().item() == pytest.approx(0.0, abs=1e-14)
-    assert 1.0 - 0.73 / points < deviates.square().mean().item() < 1.0 or points == 1
+    assert 1.0 - 1.0 / points <= deviates.square().mean().item() < 1.0
 
 
 @pytest.mark.parametrize("points", [5, 7, 15, 21])

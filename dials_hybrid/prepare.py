@@ -197,6 +197,7 @@ def resolve_settings(params, sample: Dataset) -> Settings:
         absolute_structure=params.absolute_structure == "auto",
         rocking_step=_auto(params.beams.rocking_step, _frame_step(params, sample)),
         mosaic_points=params.orientation.mosaic_points,
+        mosaic_tilts=params.orientation.mosaic_tilts,
         mosaic_spread=params.orientation.mosaic_spread,
         tilt_nodes=_auto(params.orientation.tilt_nodes, min(12, max(2, 1 + round(scan / 20)))),
         tilt_restraint=params.orientation.restraint,

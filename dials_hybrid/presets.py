@@ -7,8 +7,7 @@ from __future__ import annotations
 
 PRESETS: dict[str, tuple[str, ...]] = {
     # JANA2020: a wedge; beams chosen in every step; 120 midpoints of the frame and nothing beyond it; five
-    # tilts of the mosaic spread across the axis (here means of intervals, there medians); a free scale
-    # for each frame;
+    # tilts of the mosaic spread across the axis, medians; a free scale for each frame;
     # w = 1 / (sigma_F^2 + (0.01 F)^2).
     "jana": (
         "data.rsg=0.66",
@@ -20,6 +19,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
         "beams.frame_steps=120",
         "beams.segment_length=1",
         "orientation.mosaic_points=5",
+        "orientation.mosaic_tilts=medians",
         "orientation.mosaic_directions=across",
         "thickness.model=wedge",
         "scale.nodes=1",

@@ -160,6 +160,7 @@ def _check_settings(settings: Settings) -> None:
         _require(value is None or value >= least, "no step")
     _require(0 <= settings.n_displacements <= 1000, "displacements")
     _require(all(1e-3 <= weight <= 1e6 for weight in settings.crystal_weights), "crystal weights")
+    _require(settings.mosaic_tilts in ("means", "medians"), "mosaic tilts")
     _require(settings.thickness_model in ("auto", *MODELS), "thickness model")
 
 

@@ -25,6 +25,7 @@ _CHECKPOINT_FORMAT = "dials.hybrid_refine checkpoint"
 _SAME_ON_RESUME = {
     "tilt_nodes": "orientation.tilt_nodes",
     "mosaic_points": "orientation.mosaic_points",
+    "mosaic_tilts": "orientation.mosaic_tilts",
     "scale_nodes": "scale.nodes",
     "frame_tilt_restraint": "orientation.frame_restraint",
     "frame_scale_restraint": "scale.frame_restraint",

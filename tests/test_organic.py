@@ -72,8 +72,8 @@ def measured(read):
 def fit(model, measured) -> tuple[JointFit, object]:
     scan, (intensity, sigma) = measured
 
-    def dataset(step: float, mosaic_points: int):
-        data = scan.dataset(step, mosaic_points)
+    def dataset(step: float, mosaic_points: int, mosaic_tilts: str):
+        data = scan.dataset(step, mosaic_points, mosaic_tilts)
         observations = replace(data.observations, intensity=intensity, sigma=sigma)
         return replace(data, observations=observations)
 

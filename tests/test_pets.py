@@ -56,7 +56,7 @@ def test_from_a_pets_file_to_all_outputs(quartz_pets, quartz_dials, here):
 
 @pytest.mark.slow
 def test_janas_conventions(quartz_pets, quartz_dials, here):
-    """A frame alone, in 120 midpoints for each of five quantiles, beams chosen in every step, a wedge."""
+    """A frame alone, in 120 midpoints for each of five medians, beams chosen in every step, a wedge."""
     lines = (quartz_pets / "quartz.cif_pets").read_text(encoding="latin-1").splitlines()
     zones = lines.index("_diffrn_zone_axis_scale") + 1
     lists = lines.index("_refln_index_h") - 1
@@ -67,6 +67,7 @@ def test_janas_conventions(quartz_pets, quartz_dials, here):
     summary = json.loads((here / "dials.hybrid_refine.json").read_text())
     assert summary["settings"]["rocking_step"] == pytest.approx(2.0 / 120 / 5)
     assert summary["settings"]["segment_length"] == 1
+    assert summary["settings"]["mosaic_tilts"] == "medians"
     assert f"{3 * 120 * 5} rocking steps" in (here / "dials.hybrid_refine.log").read_text()
     assert summary["thickness_model"] == "wedge"
     assert summary["error_model"] == {"gain": 1.0, "instability": 0.01, "floor": 0.0}

@@ -156,6 +156,7 @@ NONSENSE = {
     "more steps than memory": settings(rocking_step=1e-9),
     "more mosaic points than memory": settings(mosaic_points=10**6),
     "a step for no thickness": settings(thickness_maximum=1e-300),
+    "no such tilts": settings(mosaic_tilts="modes"),
     "no such thickness model": settings(thickness_model="onion"),
     "a cell of nothing": atoms(cell=lambda cell: 0.0 * cell),
     "a huge cell": atoms(cell=lambda cell: 1e8 * cell),

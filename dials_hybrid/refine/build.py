@@ -55,7 +55,7 @@ class Builder:
         factor = 1.0 if mosaic_points == 1 else _ROUGH if self.rough else _FINE
         coarsest = factor / (way * self.settings.g_max)
         step = self.settings.rocking_step or math.degrees(coarsest) / mosaic_points
-        dataset = self.inputs.measurement.dataset(step, mosaic_points)
+        dataset = self.inputs.measurement.dataset(step, mosaic_points, self.settings.mosaic_tilts)
         observations = dataset.observations
         free = choose_free(
             observations.hkl,

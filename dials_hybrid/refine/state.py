@@ -81,6 +81,7 @@ class Settings:
     absorption: float = 0.0  # factor on the absorptive potential; 0: none
     absorption_restraint: float | None = None  # standard deviation of the prior on it; None: it is held
     absolute_structure: bool = False  # whether both hands of a chiral structure are refined
+    mosaic_tilts: str = "means"  # or "medians", see `rocking.mosaic`
     n_displacements: int = 0  # crystals, all but the first or none, with an overall displacement of their own
     crystal_weights: tuple[float, ...] = ()  # on the squares of each crystal's residuals; none: all alike
 

@@ -68,8 +68,8 @@ class Measurement:
         lever = self.runs[run].lever(own)
         return own.hkl, own.intensity * lever, own.sigma * lever
 
-    def dataset(self, step: float, mosaic_points: int) -> Dataset:
-        """Runs cut into rocking steps of at most `step` degrees."""
+    def dataset(self, step: float, mosaic_points: int, mosaic_tilts: str = "means") -> Dataset:
+        """Runs cut into rocking steps of at most `step` degrees; for the others see `mosaic_deviates`."""
         reflections = self.reflections
         step = min(step, float(reflections.half_width.min()) / _STEPS_IN_HALF_WIDTH)
         cuts = [run.cut(run.suitable(step, mosaic_points)) for run in self.runs]
@@ -90,7 +90,7 @@ class Measurement:
             frame=torch.as_tensor(np.concatenate([cut.frame for cut in cuts])),
             next_frame=torch.as_tensor(np.concatenate([cut.next_frame for cut in cuts])),
             part=_tensor(np.concatenate([cut.part for cut in cuts])),
-            mosaic=torch.cat([mosaic_deviates(len(cut), mosaic_points) for cut in cuts]),
+            mosaic=torch.cat([mosaic_deviates(len(cut), mosaic_points, mosaic_tilts) for cut in cuts]),
             beam=_tensor(np.stack([run.beam for run in self.runs])),
             rotation_axis=_tensor(np.stack([run.rotation_axis for run in self.runs])),
         )

@@ -75,7 +75,7 @@ class Scan:
     d_min: float = 0.8  # [A]
     half_width: float = 0.8  # [degree]
 
-    def dataset(self, step: float, mosaic_points: int) -> Dataset:
+    def dataset(self, step: float, mosaic_points: int, mosaic_tilts: str = "means") -> Dataset:
         """The scan in steps of at most `step` degrees; intensities are 1."""
         n = math.ceil(2.0 * self.half_range / step)
         edges = torch.linspace(-self.half_range, self.half_range, n + 1, dtype=torch.float64)
@@ -88,7 +88,7 @@ class Scan:
             frame=torch.full((n,), -1),
             next_frame=torch.full((n,), -1),
             part=torch.zeros(n, dtype=torch.float64),
-            mosaic=mosaic_deviates(n, mosaic_points),
+            mosaic=mosaic_deviates(n, mosaic_points, mosaic_tilts),
             beam=BEAM[None],
             rotation_axis=ROTATION_AXIS[None],
         )
@@ -149,8 +149,8 @@ class Refinable:
     def inputs(self, measured: tuple[Tensor, Tensor], start: AtomicModel) -> Inputs:
         """`start` against measured intensities and sigmas."""
 
-        def dataset(step: float, mosaic_points: int) -> Dataset:
-            data = self.scan.dataset(step, mosaic_points)
+        def dataset(step: float, mosaic_points: int, mosaic_tilts: str = "means") -> Dataset:
+            data = self.scan.dataset(step, mosaic_points, mosaic_tilts)
             intensity, sigma = measured
             observations = replace(data.observations, intensity=intensity, sigma=sigma)
             return replace(data, observations=observations)

@@ -15,6 +15,7 @@ from dials_hybrid.model.thickness_grid import ThicknessGrid
 from dials_hybrid.model.thickness_network import Histogram, Neural
 from dials_hybrid.refine.build import Builder
 from dials_hybrid.refine.state import State
+from dials_hybrid.rocking.mosaic import mosaic_deviates
 
 GRID = (500.0, 20)
 
@@ -49,6 +50,15 @@ def test_steps_follow_thickness_and_resolution(inputs):
     assert step(500.0, 1, g_max=0.75) == pytest.approx(2.0 * expected, rel=0.02)
     for rough in (False, True):
         assert step(500.0, 5, rough, rocking_step=0.11) == pytest.approx(0.11, rel=0.01)
+
+
+def test_tilts_are_the_means_or_the_medians_as_the_settings_have_it(inputs):
+    means, medians = (
+        builder(inputs, mosaic_tilts=tilts).dataset(500.0, 5).steps.mosaic for tilts in ("means", "medians")
+    )
+    assert torch.equal(means, mosaic_deviates(len(means), 5))
+    assert torch.equal(medians, mosaic_deviates(len(means), 5, "medians"))
+    assert float(medians.max()) < float(means.max())
 
 
 def test_steps_are_fine_enough(inputs):

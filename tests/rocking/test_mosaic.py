@@ -22,6 +22,13 @@ def test_mosaic_deviates_are_means_of_equally_probable_intervals_over_and_over(p
 
 
 @each_number_of_points
+def test_medians_are_those_of_equally_probable_intervals_in_the_order_of_the_means(points):
+    medians = mosaic_deviates(4 * points, points, "medians")
+    np.testing.assert_allclose(medians[:points].sort().values, norm.ppf((np.arange(points) + 0.5) / points))
+    assert torch.equal(medians.argsort(stable=True), mosaic_deviates(4 * points, points).argsort(stable=True))
+
+
+@each_number_of_points
 def test_mosaic_deviates_have_mean_zero_and_a_variance_that_tends_to_one(points):
     deviates = mosaic_deviates(points, points)
     assert deviates.mean().item() == pytest.approx(0.0, abs=1e-14)

@@ -184,7 +184,7 @@ class _Amplitudes(torch.autograd.Function):
             _reverse(part.transposed, x, parts, series, by_matrix, by_diagonal[:, steps])
         factor = 2.0 / ctx.half_width
         by_diagonal = by_diagonal.conj() if ctx.complex_diagonal else by_diagonal.real
-        return by_matrix.conj() * factor, by_diagonal * factor, by_thickness, None, None, None
+        return by_matrix.mul_(factor).conj_physical_(), by_diagonal * factor, by_thickness, None, None, None
 
 
 def _bytes(operator: Operator, count: int) -> int:

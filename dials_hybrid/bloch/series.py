@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_LANCZOS = 12  # products that the bounds of the spectrum cost
+_LANCZOS = 8  # products that the bounds of the spectrum cost
 _GRID = 1.01  # half widths are rounded up to powers of this, so that series can be used again
 
 
@@ -48,24 +48,34 @@ def as_real(x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1024)
-def _start(n: int) -> Tensor:
-    """A random vector of unit length (2, n), twice the same."""
-    x = torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
-    return (x / x.norm()).expand(2, -1)
+def _random(n: int) -> Tensor:
+    return torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+
+
+def _start(coupling: Tensor, shift: Tensor) -> Tensor:
+    """Vectors of unit length (S, 2, N) for the least and the largest of the diagonals (S, 2, N).
+
+    Random, and smaller where the diagonal is farther from its end than the incident beam is coupled:
+    eight steps bound the spectrum as closely then as 14 from a random vector.
+    """
+    ends = torch.stack([shift[:, 0].amin(-1), shift[:, 1].amax(-1)], dim=-1)[..., None]
+    strength = torch.linalg.vector_norm(coupling[:, 0], dim=-1).clamp_(min=1e-30)[:, None, None]
+    x = torch.exp((shift - ends).abs() / -strength).mul_(_random(shift.shape[-1]).to(shift))
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
 
 
 @torch.inference_mode()
 def _extremes(coupling: Tensor, diagonal: Tensor) -> tuple[float, float]:
     """Least and largest eigenvalue of all Hermitian A_k, to about a per cent and rather outside.
 
-    All A_k lie between A_0 + min_k d_k and A_0 + max_k d_k; a few Lanczos steps from a random vector
-    with the residual added (Zhou & Li, 2011) bound these two.
+    All A_k lie between A_0 + min_k d_k and A_0 + max_k d_k; a few Lanczos steps with the residual
+    added (Zhou & Li, 2011) bound these two.
     """
-    shift = torch.stack([diagonal.amin(-2), diagonal.amax(-2)], dim=-2).to(coupling.dtype)
-    n, matrix = coupling.shape[-1], coupling.mT.contiguous()
+    ends = torch.stack([diagonal.amin(-2), diagonal.amax(-2)], dim=-2)
+    n, matrix, shift = coupling.shape[-1], coupling.mT, ends.to(coupling.dtype)
     # Each vector also as real numbers, whose sums are done much faster.
     now, new, free = ((x, as_real(x)) for x in (torch.empty_like(shift) for _ in range(3)))
-    now[0].copy_(_start(n))
+    now[0].copy_(_start(coupling, ends))
     older: tuple[Tensor, Tensor] | None = None
     alphas: list[Tensor] = []
     betas: list[Tensor] = []
@@ -74,7 +84,7 @@ def _extremes(coupling: Tensor, diagonal: Tensor) -> tuple[float, float]:
         v, w = now[1], new[1]
         if older is not None:
             w.addcmul_(older[1], betas[-1], value=-1)
-        alphas.append(torch.linalg.vecdot(v, w).unsqueeze(-1))
+        alphas.append((v * w).sum(-1, keepdim=True))
         w.addcmul_(v, alphas[-1], value=-1)
         betas.append(torch.linalg.vector_norm(w, dim=-1, keepdim=True).clamp_(min=1e-30))
         w.div_(betas[-1])

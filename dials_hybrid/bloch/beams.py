@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dials_hybrid.bloch.geometry import excitation_errors
+from dials_hybrid.bloch.geometry import excitation_errors, excitation_errors_of_lattice
 from dials_hybrid.bloch.scattering import metric_tensor, squared_lengths
 
 _LARGE, _MULTIPLE = 100, 4  # beams
 _GROUP = 24  # segments whose beams are looked for among those that come near one of them
+_ELEMENTS = 2**21  # excitation errors that are held at once
 
 
 @dataclass(frozen=True)
@@ -94,51 +95,62 @@ def cut_segments(
         frame: (K,) virtual frame of the crystal; a segment never spans two. None: there are none.
     """
     bounds = _segment_bounds(torch.stack([crystal, crystal if frame is None else frame]), length)
-    h = hkl.to(basis.dtype)
-    # All masks before the first segment: small tensors to keep, made between large temporary ones,
-    # would leave the heap in fragments of a gigabyte.
+    hkl = torch.cat([torch.zeros_like(hkl[:1]), hkl])  # the incident beam is always strong: S = 0
+    h, limit = hkl.to(basis.dtype), max(sg_max, weak_sg_max)
     strong, weak = torch.zeros(2, len(bounds), len(hkl), dtype=torch.bool, device=hkl.device)
     for start in range(0, len(bounds), _GROUP):
-        group = range(start, min(start + _GROUP, len(bounds)))
-        steps = slice(bounds[group[0]][0], bounds[group[-1]][1])
-        limit = max(sg_max, weak_sg_max)
+        group = bounds[start : start + _GROUP]
+        steps = slice(group[0][0], group[-1][1])
         chosen = _may_come_near(basis[steps], beam[steps], h, wave_number, limit).nonzero().flatten()
-        for row in group:
-            steps = slice(*bounds[row])
-            nearest = _nearest(basis[steps], beam[steps], h[chosen], wave_number, limit)
-            strong[row, chosen] = _strong(nearest, sg_max)
-            weak[row, chosen] = (nearest < weak_sg_max) & ~strong[row, chosen]
-    origin = torch.zeros_like(hkl[:1])
+        size = max(1, _ELEMENTS // (length * len(chosen)))
+        for row in range(0, len(group), size):
+            part = group[row : row + size]
+            nearest = _nearest(basis, beam, h[chosen], wave_number, part)
+            rows, is_strong = slice(start + row, start + row + len(part)), _strong(nearest, sg_max)
+            strong[rows, chosen] = is_strong
+            weak[rows, chosen] = (nearest < weak_sg_max) & ~is_strong
+    crystals = crystal[[first for first, _ in bounds]].tolist()
     return [
-        Segment(first, last, int(crystal[first]), torch.cat([origin, hkl[strong[row]]]), hkl[weak[row]])
-        for row, (first, last) in enumerate(bounds)
+        Segment(*steps, *each)
+        for steps, *each in zip(bounds, crystals, _selected(hkl, strong), _selected(hkl, weak), strict=True)
     ]
 
 
-def _strong(nearest: Tensor, sg_max: float) -> Tensor:
-    """Which beams with these least |S_g| (G,) are strong: of large sets also the next ones, up to a multiple.
+def _selected(hkl: Tensor, masks: Tensor) -> tuple[Tensor, ...]:
+    """The rows of hkl (G, 3) in each of the masks (S, G)."""
+    rows, columns = masks.nonzero().unbind(1)
+    return hkl[columns].split(rows.bincount(minlength=len(masks)).tolist())
 
-    Odd sizes slow products of matrices down by several per cent.
+
+def _strong(nearest: Tensor, sg_max: float) -> Tensor:
+    """Which beams with these least |S_g| (S, G) are strong.
+
+    Of large sets these are also the next ones, up to a multiple: odd sizes slow products of matrices
+    down by several per cent.
     """
     strong = nearest < sg_max
-    n = int(strong.sum()) + 1  # with the incident beam
-    if n >= _LARGE:
-        further, index = torch.where(strong, torch.inf, nearest).sort(stable=True)
-        strong[index[: -n % _MULTIPLE][further[: -n % _MULTIPLE] < torch.inf]] = True
+    n = strong.sum(1, keepdim=True)
+    missing = torch.where(n >= _LARGE, -n % _MULTIPLE, 0)
+    if missing.any():
+        further, index = torch.where(strong, torch.inf, nearest).sort(dim=1, stable=True)
+        further, index = further[:, : _MULTIPLE - 1], index[:, : _MULTIPLE - 1]
+        added = (torch.arange(further.shape[1], device=n.device) < missing) & (further < torch.inf)
+        strong.scatter_(1, index, strong.gather(1, index) | added)
     return strong
 
 
-def _nearest(basis: Tensor, beam: Tensor, h: Tensor, wave_number: float, limit: float) -> Tensor:
-    """Least |S_g| (G,) over the steps with basis (K, 3, 3) and beam (K, 3); inf where beyond `limit`."""
-    near = _may_come_near(basis, beam, h, wave_number, limit)
-    nearest = h.new_full((len(h),), torch.inf)
-    r = torch.einsum("kij,gj->kgi", basis, h[near])
-    nearest[near] = excitation_errors(r, beam[:, None], wave_number).abs().amin(0)
-    return nearest
+def _nearest(
+    basis: Tensor, beam: Tensor, h: Tensor, wave_number: float, segments: list[tuple[int, int]]
+) -> Tensor:
+    """Least |S_g| (S, G) over the steps of each of consecutive segments."""
+    first = segments[0][0]
+    steps = slice(first, segments[-1][1])
+    distance = excitation_errors_of_lattice(basis[steps], beam[steps], h, wave_number).abs_()
+    return torch.stack([distance[low - first : high - first].amin(0) for low, high in segments])
 
 
 def _may_come_near(basis: Tensor, beam: Tensor, h: Tensor, wave_number: float, limit: float) -> Tensor:
-    """Whether |S_g| may be below `limit` (G,) at one of these steps, as in `_nearest`.
+    """Whether |S_g| may be below `limit` (G,) at one of these steps.
 
     From the middle step, a turn of the crystal moves r by no more than |r| times the turn, and a turn of
     the beam is one of the crystal.

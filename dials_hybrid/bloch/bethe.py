@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dials_hybrid.bloch.geometry import excitation_errors
+from dials_hybrid.bloch.geometry import excitation_errors_of_lattice
 from dials_hybrid.bloch.matrix import DifferenceTable, Pairs, looked_up
 from dials_hybrid.bloch.padding import stacked
 
@@ -48,11 +48,11 @@ class WeakBeams:
             m: M_g of the strong beams (N,).
             wave_number: K [1/A].
         """
-        r = torch.einsum("kij,wj->kwi", basis, weak.to(basis.dtype))
-        s_w = excitation_errors(r, beam, wave_number)
+        s_w = excitation_errors_of_lattice(basis, beam, weak.to(basis.dtype), wave_number)
+        there = table.pairs(weak, strong)
         return cls(
-            there=table.pairs(weak, strong),
-            back=table.pairs(weak, strong, -1),
+            there=there,
+            back=there.opposite,
             m=m,
             inverse=(0.5 / (wave_number * s_w)).mean(0),
         )

@@ -46,6 +46,23 @@ def excitation_errors(r: Tensor, beam: Tensor, wave_number: float) -> Tensor:
     return -((r * beam).sum(-1) + (r * r).sum(-1) / (2.0 * wave_number))
 
 
+def excitation_errors_of_lattice(basis: Tensor, beam: Tensor, hkl: Tensor, wave_number: float) -> Tensor:
+    """S_g (K, G) [1/A] of all lattice points in all orientations.
+
+    S_g is linear in the indices and their products, so that it is one product of matrices.
+
+    Args:
+        basis: reciprocal basis B of each orientation (K, 3, 3) [1/A].
+        beam: unit vectors along the incident beam (K, 3) or (3,).
+        hkl: (G, 3) of the same floating-point type.
+        wave_number: K [1/A].
+    """
+    numbers = torch.cat([hkl, (hkl[:, :, None] * hkl[:, None, :]).flatten(1)], dim=1)
+    metric = (basis.mT @ basis).flatten(1) / (-2.0 * wave_number)
+    along = -(basis.mT @ beam.unsqueeze(-1)).squeeze(-1)
+    return torch.cat([along, metric], dim=1) @ numbers.T
+
+
 def excitation_error_tilts(r: Tensor, beam: Tensor, axis: Tensor) -> Tensor:
     """dS_g / d(tilt about `axis`) [1/A/radian], shape (...): -n.(axis x r)."""
     return -(beam * torch.linalg.cross(*torch.broadcast_tensors(axis, r))).sum(-1)

@@ -50,6 +50,11 @@ class Pairs:
         return cls(rows, stacked([part.columns for part in parts]), index)
 
     @property
+    def opposite(self) -> Pairs:
+        """Those of h - g."""
+        return Pairs(len(self.index) // 2 * 2 - self.rows, -self.columns, self.index)
+
+    @property
     def positions(self) -> Tensor:
         """(..., N, N')."""
         return looked_up(self.index, self.rows[..., None] + self.columns[..., None, :])
@@ -79,15 +84,17 @@ class DifferenceTable:
         wanted = torch.zeros_like(box.index, dtype=torch.bool)
         weak_sets = weak_sets or [hkl[:0] for hkl in beam_sets]
         for hkl, weak in zip(beam_sets, weak_sets, strict=True):
-            for pairs in (box.pairs(hkl, hkl), box.pairs(weak, hkl), box.pairs(weak, hkl, -1)):
+            there = [box.pairs(weak, hkl)] if len(weak) else []
+            for pairs in (box.pairs(hkl, hkl), *there, *(each.opposite for each in there)):
                 wanted.index_fill_(0, (pairs.rows[:, None] + pairs.columns).flatten(), True)
         index = torch.full_like(box.index, -1)
         index[wanted] = torch.arange(int(wanted.sum()), device=limit.device)
         return cls(wanted.reshape(shape).nonzero() - limit, index, strides)
 
-    def pairs(self, g: Tensor, h: Tensor, sign: int = 1) -> Pairs:
-        """Of sign (g - h), for Miller indices g (N, 3) of the rows and h (N', 3) of the columns."""
-        rows, columns = ((sign * hkl * self.strides).sum(-1) for hkl in (g, h))
+    def pairs(self, g: Tensor, h: Tensor) -> Pairs:
+        """Of g - h, for Miller indices g (N, 3) of the rows and h (N', 3) of the columns."""
+        columns = (h * self.strides).sum(-1)
+        rows = columns if g is h else (g * self.strides).sum(-1)
         return Pairs(rows + len(self.index) // 2, -columns, self.index)
 
 

@@ -188,8 +188,8 @@ class Simulation:
     ) -> SegmentTask:
         """For the observations `rows`, as far as they are among the beams."""
         observations, steps = dataset.observations, dataset.steps
-        same = (observations.hkl[rows, None] == segment.hkl[None]).all(-1)
-        rows, beams = rows[same.any(1)], same.long().argmax(1)[same.any(1)]
+        found, beams = (observations.hkl[rows, None] == segment.hkl[None]).all(-1).max(1)
+        rows, beams = rows[found], beams[found]
         window = self.windows.weights(segment, rows, spread)
         middle = (segment.first + segment.last) // 2
         r = segment.hkl.to(basis.dtype) @ basis[middle].T

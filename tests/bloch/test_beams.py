@@ -4,6 +4,7 @@ import pytest
 import torch
 from synthetic import BEAM, dataset, fourfold, quartz, sweep, triclinic, turned
 
+from dials_hybrid.bloch import beams
 from dials_hybrid.bloch.beams import cut_segments, reflections_within, without_lattice_absences
 from dials_hybrid.bloch.geometry import excitation_errors
 
@@ -93,6 +94,16 @@ def test_beams_of_a_long_sweep_and_of_a_second_beam():
         least = s_g[segment.first : segment.last].amin(0)
         assert as_set(segment.hkl[1:]) == as_set(hkl[least < SG_MAX])
         assert as_set(segment.weak) == as_set(hkl[(least >= SG_MAX) & (least < 3.0 * SG_MAX)])
+
+
+def test_beams_do_not_depend_on_how_many_are_looked_at_at_once(cut, monkeypatch):
+    monkeypatch.setattr(beams, "_ELEMENTS", 1)
+    atoms = triclinic()
+    bases = turned(atoms, 0.3, -0.5, 0.2), turned(atoms, 0.9, 0.4, -0.2)
+    steps = dataset(atoms, [sweep(b, n=11, width=0.3, crystal=i) for i, b in enumerate(bases)]).steps
+    options = {"wave_number": K, "sg_max": SG_MAX, "length": 5}
+    found = cut_segments(steps.basis, BEAM.expand(22, 3), steps.crystal, cut[1], **options)
+    assert [segment.hkl.tolist() for segment in found] == [segment.hkl.tolist() for segment in cut[0]]
 
 
 def test_large_sets_of_beams_are_filled_up_to_a_multiple_of_four_with_the_next_ones():

@@ -11,6 +11,7 @@ from synthetic import BEAM, ROTATION_AXIS, double, triclinic, turned
 from dials_hybrid.bloch.geometry import (
     excitation_error_tilts,
     excitation_errors,
+    excitation_errors_of_lattice,
     rotation_matrix,
     tilt_axes,
 )
@@ -51,6 +52,18 @@ def test_excitation_error_by_its_definition(r):
     k = K * BEAM
     expected = (K**2 - (k + r).square().sum(-1)) / (2 * K)
     torch.testing.assert_close(excitation_errors(r, BEAM, K), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("beams", [1, 5])
+def test_excitation_errors_of_lattice_points_in_several_orientations(beams):
+    generator = torch.Generator().manual_seed(1)
+    basis = 0.2 * torch.randn(5, 3, 3, generator=generator, dtype=torch.float64)
+    beam = torch.nn.functional.normalize(torch.randn(beams, 3, generator=generator).double(), dim=1)
+    hkl = torch.cartesian_prod(*[torch.arange(-3, 4)] * 3).double()
+    expected = excitation_errors((basis @ hkl.T).mT, beam[:, None], K)
+    beam = beam[0] if beams == 1 else beam
+    found = excitation_errors_of_lattice(basis, beam, hkl, K)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
 
 
 def test_excitation_error_vanishes_on_the_ewald_sphere_and_is_positive_inside():

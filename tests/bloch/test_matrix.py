@@ -31,7 +31,9 @@ def test_differences_of_all_beam_sets_are_found_again():
     expected = set()
     for hkl in sets:
         differences = hkl[:, None] - hkl[None]
-        assert torch.equal(table.hkl[table.pairs(hkl, hkl).positions], differences)
+        pairs = table.pairs(hkl, hkl)
+        assert torch.equal(table.hkl[pairs.positions], differences)
+        assert torch.equal(table.hkl[pairs.opposite.positions], -differences)
         expected |= set(map(tuple, differences.flatten(0, 1).tolist()))
     assert sorted(map(tuple, table.hkl.tolist())) == sorted(expected)
 

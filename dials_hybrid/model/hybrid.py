@@ -280,19 +280,29 @@ class Hybrid(nn.Module):
         columns = []
         for index, model in enumerate(self.thickness):
             own = crystal == index
-            parameters = dict(model.named_parameters())
-
-            def average(parameters, conditions, sums, model=model):
-                return (functional_call(model, parameters, (conditions,)) * sums).sum()
-
-            gradient = vmap(jacrev(average), in_dims=(None, 0, 0))(
-                parameters, self.conditions[own], sums[own]
-            )
-            block = torch.cat([gradient[name].reshape(int(own.sum()), -1) for name in parameters], dim=1)
+            block = derivatives_of_average(model, self.conditions[own], sums[own])
             column = sums.new_zeros(len(sums), block.shape[1])
-            column[own] = block.detach()
+            column[own] = block
             columns.append(column)
         return torch.cat(columns, dim=1)
+
+
+def derivatives_of_average(model: nn.Module, conditions: Tensor, values: Tensor) -> Tensor:
+    """Derivatives (M, P) of sum_t p_t values_t by the parameters of a thickness model, for values (M, T)."""
+    parameters = dict(model.named_parameters())
+
+    def average(parameters: dict, conditions: Tensor, values: Tensor) -> Tensor:
+        return (functional_call(model, parameters, (conditions,)) * values).sum()
+
+    def weights(parameters: dict) -> Tensor:
+        return functional_call(model, parameters, (conditions[:1],))[0]
+
+    if model.varies:
+        by_name = vmap(jacrev(average), in_dims=(None, 0, 0))(parameters, conditions, values)
+    else:
+        by_name = jacrev(weights)(parameters)
+    gradient = torch.cat([part.reshape(len(part), -1) for part in by_name.values()], dim=1).detach()
+    return gradient if model.varies else values @ gradient
 
 
 def of_crystal(simulation: Simulation, crystal: int) -> Simulation:

@@ -30,6 +30,8 @@ class Thickness(nn.Module):
     (..., T).
     """
 
+    varies = False  # with the conditions
+
     def __init__(self, grid: ThicknessGrid):
         super().__init__()
         self.grid = grid

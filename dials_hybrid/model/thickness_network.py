@@ -116,6 +116,7 @@ class Neural(Tilted):
         thin: t_0 [A].
     """
 
+    varies = True
     _start: Tensor
 
     def __init__(self, grid: ThicknessGrid, *start: float, hidden: int, seed: int, **options):

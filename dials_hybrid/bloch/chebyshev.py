@@ -164,7 +164,7 @@ class _Amplitudes(torch.autograd.Function):
         psi, beams = ctx.saved_tensors
         operator, series, wanted = ctx.operator, ctx.series, ctx.needs_input_grad
         s, k, n = operator.minus_diagonal.shape
-        g = gradient.transpose(1, 2)
+        g = gradient.transpose(1, 2).contiguous()
         by_thickness = (g.conj() * psi * series.rate).real.sum((0, 2, 3)) if wanted[2] else None
         g = series.phase.conj()[:, None, None] * g
         if beams is not None:
@@ -247,13 +247,13 @@ def _sum_series(
     buffer = operator.buffer(count if keep else min(count, RING))
     m = n if beams is None else beams.shape[-1]
     words = k * m * (2 if buffer.is_complex() else 1)
-    sums = series.coefficients.new_zeros(2, s, series.coefficients.shape[1], words)
+    sums = series.coefficients.new_empty(2, s, series.coefficients.shape[1], words)
     for first, block in operator.vectors(count, buffer):
         rows = _words(block if beams is None else of_beams(block, beams))
         coefficients = series.coefficients[first : first + block.shape[1]]
         for parity in (0, 1):
             c = coefficients[parity::2].T.contiguous().expand(s, -1, -1)
-            add_product(sums[parity], c, rows[:, parity::2])
+            add_product(sums[parity], c, rows[:, parity::2], beta=1.0 if first else 0.0)
     limit = _OUTSIDE * series.largest
     inside = bool(torch.linalg.vector_norm(as_real(block[:, -1]), dim=-1).max() < limit)
     shape = (s, -1, k, m)

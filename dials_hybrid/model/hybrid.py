@@ -17,7 +17,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
 
 from dials_hybrid.bloch.propagate import Potential
 from dials_hybrid.data import Dataset
@@ -280,29 +279,11 @@ class Hybrid(nn.Module):
         columns = []
         for index, model in enumerate(self.thickness):
             own = crystal == index
-            block = derivatives_of_average(model, self.conditions[own], sums[own])
+            block = model.derivatives(self.conditions[own], sums[own])
             column = sums.new_zeros(len(sums), block.shape[1])
             column[own] = block
             columns.append(column)
         return torch.cat(columns, dim=1)
-
-
-def derivatives_of_average(model: nn.Module, conditions: Tensor, values: Tensor) -> Tensor:
-    """Derivatives (M, P) of sum_t p_t values_t by the parameters of a thickness model, for values (M, T)."""
-    parameters = dict(model.named_parameters())
-
-    def average(parameters: dict, conditions: Tensor, values: Tensor) -> Tensor:
-        return (functional_call(model, parameters, (conditions,)) * values).sum()
-
-    def weights(parameters: dict) -> Tensor:
-        return functional_call(model, parameters, (conditions[:1],))[0]
-
-    if model.varies:
-        by_name = vmap(jacrev(average), in_dims=(None, 0, 0))(parameters, conditions, values)
-    else:
-        by_name = jacrev(weights)(parameters)
-    gradient = torch.cat([part.reshape(len(part), -1) for part in by_name.values()], dim=1).detach()
-    return gradient if model.varies else values @ gradient
 
 
 def of_crystal(simulation: Simulation, crystal: int) -> Simulation:

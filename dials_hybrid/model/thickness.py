@@ -30,8 +30,6 @@ class Thickness(nn.Module):
     (..., T).
     """
 
-    varies = False  # with the conditions
-
     def __init__(self, grid: ThicknessGrid):
         super().__init__()
         self.grid = grid
@@ -40,10 +38,26 @@ class Thickness(nn.Module):
         """What a distribution of one or two numbers is built from, in the order of its arguments [A]."""
         raise NotImplementedError
 
+    def derivatives(self, conditions: Tensor, values: Tensor) -> Tensor:
+        """Derivatives (M, P) of sum_t p_t values_t by the refined numbers, for values (M, T).
+
+        Here those of a distribution that is the same everywhere.
+        """
+        with torch.enable_grad():
+            weights = self(conditions[:1])[0]
+        return values @ jacobian(weights, self)
+
     def prior(self) -> tuple[Tensor, Tensor]:
         """Centre and standard deviation of a Gaussian prior on each refined number."""
         n = sum(parameter.numel() for parameter in self.parameters())
         return self.grid.nodes.new_zeros(n), self.grid.nodes.new_full((n,), math.inf)
+
+
+def jacobian(values: Tensor, model: nn.Module) -> Tensor:
+    """Derivatives (n, P) of values (n,) by the parameters of the model that they were made with."""
+    each = torch.eye(len(values), dtype=values.dtype, device=values.device)
+    parts = torch.autograd.grad(values, list(model.parameters()), each, is_grads_batched=True)
+    return torch.cat([part.reshape(len(values), -1) for part in parts], dim=1)
 
 
 def conditions(angle: Tensor, basis: Tensor, beam: Tensor, limits: tuple[float, float]) -> Tensor:

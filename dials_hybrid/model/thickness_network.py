@@ -116,7 +116,6 @@ class Neural(Tilted):
         thin: t_0 [A].
     """
 
-    varies = True
     _start: Tensor
 
     def __init__(self, grid: ThicknessGrid, *start: float, hidden: int, seed: int, **options):
@@ -133,9 +132,27 @@ class Neural(Tilted):
         self.register_buffer("_start", nn.utils.parameters_to_vector(self.parameters()).detach())
 
     def forward(self, conditions: Tensor) -> Tensor:
-        features = torch.cat([conditions, torch.tanh(self.hidden(conditions))], dim=-1)
-        out = self.output(features)
+        return self._weights(self.output(self._features(conditions)))
+
+    def _features(self, conditions: Tensor) -> Tensor:
+        return torch.cat([conditions, torch.tanh(self.hidden(conditions))], dim=-1)
+
+    def _weights(self, out: Tensor) -> Tensor:
         return self.grid.density(self.log_density(out[..., 1:], _STRETCH * out[..., :1]))
+
+    @torch.no_grad()
+    def derivatives(self, conditions: Tensor, values: Tensor) -> Tensor:
+        """See the base. Autograd has them as sums over observations only: back through the layers by hand."""
+        features = self._features(conditions)
+        with torch.enable_grad():
+            out = self.output(features).detach().requires_grad_()
+            (by_out,) = torch.autograd.grad((self._weights(out) * values).sum(), out)
+        n = conditions.shape[1]
+        by_hidden = (by_out @ self.output.weight[:, n:]) * (1.0 - features[:, n:] ** 2)
+        parts = []
+        for by_layer, seen in ((by_hidden, conditions), (by_out, features)):
+            parts += [(by_layer[:, :, None] * seen[:, None, :]).flatten(1), by_layer]
+        return torch.cat(parts, dim=1)
 
     @property
     def n_held(self) -> int:

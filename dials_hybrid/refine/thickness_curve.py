@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, jacrev
 
 from dials_hybrid.model.hybrid import Hybrid
-from dials_hybrid.model.thickness import moments
+from dials_hybrid.model.thickness import jacobian, moments
 from dials_hybrid.refine.joint_fit import Fit
 
 
@@ -35,21 +34,15 @@ def thickness_moments(hybrid: Hybrid, fit: Fit, crystal: int, rows: Tensor) -> M
         rows: (N,) numbers of observations.
     """
     model = hybrid.thickness[crystal]
-    parameters = {name: value.detach() for name, value in model.named_parameters()}
     before = sum(p.numel() for earlier in hybrid.thickness[:crystal] for p in earlier.parameters())
     start = hybrid.slices()["thickness"].start + before
-    n = sum(value.numel() for value in parameters.values())
+    n = sum(parameter.numel() for parameter in model.parameters())
     variance = fit.covariance[start : start + n, start : start + n]
-
-    def both(numbers: dict[str, Tensor]) -> Tensor:
-        weights = functional_call(model, numbers, (hybrid.conditions[rows],))
-        return torch.stack(moments(weights, hybrid.grid.nodes))
-
-    value = both(parameters)
-    derivatives = jacrev(both)(parameters)
-    columns = torch.cat([d.reshape(2, len(rows), -1) for d in derivatives.values()], dim=-1)
-    uncertainty = torch.einsum("knp,pq,knq->kn", columns, variance, columns).clamp(min=0.0).sqrt()
-    return Moments(value[0], value[1], uncertainty[0], uncertainty[1])
+    with torch.enable_grad():
+        value = torch.cat(moments(model(hybrid.conditions[rows]), hybrid.grid.nodes))
+    columns = jacobian(value, model)
+    uncertainty = ((columns @ variance) * columns).sum(1).clamp(min=0.0).sqrt()
+    return Moments(*value.detach().chunk(2), *uncertainty.chunk(2))
 
 
 def thickness_in_uncertainties(hybrid: Hybrid, fit: Fit) -> float:

@@ -168,7 +168,7 @@ orientation {
             "rocking curves are summed the one across the rotation axis. None: no such tilts."
     .expert_level = 1
   mosaic_points = 5
-    .type = int(value_min=1)
+    .type = int(value_min=1, value_max=100)
     .help = "Tilts that stand for the mosaic spread, which is refined. 1: no mosaicity."
     .expert_level = 1
   mosaic_tilts = *means medians

@@ -155,7 +155,7 @@ def _check_settings(settings: Settings) -> None:
             _require(math.isfinite(value) and abs(value) <= 1e6, name)
     for name, value in (("g_max", settings.g_max), ("sg_max", settings.sg_max)):
         _require(0.0 < value <= 20.0, name)
-    _require(settings.segment_length >= 1 and 1 <= settings.mosaic_points <= 1000, "no steps")
+    _require(settings.segment_length >= 1 and 1 <= settings.mosaic_points <= 100, "no steps")
     for value, least in ((settings.rocking_step, 1e-6), (settings.thickness_maximum, 1.0)):
         _require(value is None or value >= least, "no step")
     _require(0 <= settings.n_displacements <= 1000, "displacements")

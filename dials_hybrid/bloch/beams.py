@@ -95,7 +95,7 @@ def cut_segments(
         frame: (K,) virtual frame of the crystal; a segment never spans two. None: there are none.
     """
     bounds = _segment_bounds(torch.stack([crystal, crystal if frame is None else frame]), length)
-    hkl = torch.cat([torch.zeros_like(hkl[:1]), hkl])  # the incident beam is always strong: S = 0
+    hkl = torch.cat([hkl.new_zeros(1, 3), hkl])  # the incident beam is always strong: S = 0
     h, limit = hkl.to(basis.dtype), max(sg_max, weak_sg_max)
     strong, weak = torch.zeros(2, len(bounds), len(hkl), dtype=torch.bool, device=hkl.device)
     for start in range(0, len(bounds), _GROUP):
@@ -117,7 +117,10 @@ def cut_segments(
 
 
 def _selected(hkl: Tensor, masks: Tensor) -> tuple[Tensor, ...]:
-    """The rows of hkl (G, 3) in each of the masks (S, G)."""
+    """The rows of hkl (G, 3) in each of the masks (S, G).
+
+    They are views of one tensor: many small ones would leave the heap in fragments of a gigabyte.
+    """
     rows, columns = masks.nonzero().unbind(1)
     return hkl[columns].split(rows.bincount(minlength=len(masks)).tolist())
 

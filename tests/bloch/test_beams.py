@@ -106,6 +106,15 @@ def test_beams_do_not_depend_on_how_many_are_looked_at_at_once(cut, monkeypatch)
     assert [segment.hkl.tolist() for segment in found] == [segment.hkl.tolist() for segment in cut[0]]
 
 
+def test_without_candidates_there_is_the_incident_beam_alone():
+    atoms = triclinic()
+    steps = dataset(atoms, [sweep(turned(atoms, 0.3, -0.5, 0.2), n=3, width=0.3)]).steps
+    none = torch.zeros(0, 3, dtype=torch.long)
+    options = {"wave_number": K, "sg_max": SG_MAX, "length": 2}
+    segments = cut_segments(steps.basis, BEAM.expand(3, 3), steps.crystal, none, **options)
+    assert [segment.hkl.tolist() for segment in segments] == [[[0, 0, 0]]] * 2
+
+
 def test_large_sets_of_beams_are_filled_up_to_a_multiple_of_four_with_the_next_ones():
     atoms = triclinic()
     steps = dataset(atoms, [sweep(turned(atoms, 0.3, -0.5, 0.2), n=20, width=0.4)]).steps

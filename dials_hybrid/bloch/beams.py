@@ -95,14 +95,15 @@ def cut_segments(
         frame: (K,) virtual frame of the crystal; a segment never spans two. None: there are none.
     """
     bounds = _segment_bounds(torch.stack([crystal, crystal if frame is None else frame]), length)
-    hkl = torch.cat([hkl.new_zeros(1, 3), hkl])  # the incident beam is always strong: S = 0
+    hkl = torch.cat([hkl.new_zeros(1, 3), hkl])
     h, limit = hkl.to(basis.dtype), max(sg_max, weak_sg_max)
     strong, weak = torch.zeros(2, len(bounds), len(hkl), dtype=torch.bool, device=hkl.device)
+    strong[:, 0] = True  # the incident beam
     for start in range(0, len(bounds), _GROUP):
         group = bounds[start : start + _GROUP]
         steps = slice(group[0][0], group[-1][1])
         chosen = _may_come_near(basis[steps], beam[steps], h, wave_number, limit).nonzero().flatten()
-        size = max(1, _ELEMENTS // (length * len(chosen)))
+        size = max(1, _ELEMENTS // (length * len(chosen) + 1))
         for row in range(0, len(group), size):
             part = group[row : row + size]
             nearest = _nearest(basis, beam, h[chosen], wave_number, part)

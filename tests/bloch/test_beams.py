@@ -106,6 +106,13 @@ def test_beams_do_not_depend_on_how_many_are_looked_at_at_once(cut, monkeypatch)
     assert [segment.hkl.tolist() for segment in found] == [segment.hkl.tolist() for segment in cut[0]]
 
 
+def test_an_orientation_that_is_not_finite_leaves_the_incident_beam_alone():
+    basis, crystal = torch.full((3, 3, 3), torch.nan, dtype=torch.float64), torch.zeros(3, dtype=torch.long)
+    hkl = torch.tensor([[1, 0, 0], [0, 1, 0]])
+    (segment,) = cut_segments(basis, BEAM.expand(3, 3), crystal, hkl, wave_number=K, sg_max=SG_MAX, length=3)
+    assert segment.hkl.tolist() == [[0, 0, 0]] and not len(segment.weak)
+
+
 def test_without_candidates_there_is_the_incident_beam_alone():
     atoms = triclinic()
     steps = dataset(atoms, [sweep(turned(atoms, 0.3, -0.5, 0.2), n=3, width=0.3)]).steps

@@ -97,7 +97,7 @@ numerics {
     .expert_level = 1
   mosaic_points = 15
     .type = int(value_min=1, value_max=100)
-    .help = "Quantiles of the mosaic spread, which take turns from step to step."
+    .help = "Tilts that stand for the mosaic spread, which take turns from step to step."
     .expert_level = 1
   nodes = Auto
     .type = int(value_min=4)

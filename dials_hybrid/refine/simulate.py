@@ -37,7 +37,7 @@ class Numerics:
     g_max: float  # [1/A]
     sg_max: float  # [1/A]
     rocking_step: float  # [degree]
-    mosaic_points: int  # quantiles, which take turns; 1: no mosaicity
+    mosaic_points: int  # tilts, which take turns; 1: no mosaicity
     nodes: int  # of thickness
     weak_sg_max: float = 0.0  # beams beyond sg_max take part up to here by perturbation [1/A]
 
